@@ -1,0 +1,3 @@
+"""distmem: training for people who have too little memory."""
+
+__version__ = "0.1.0"

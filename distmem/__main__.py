@@ -1,0 +1,5 @@
+"""`python -m distmem`: the command line."""
+
+from distmem.cli import main
+
+main()
