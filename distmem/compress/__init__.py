@@ -1,0 +1,1 @@
+"""What happens after training: pruning, retraining, weight sharing, packing."""
