@@ -1,0 +1,1 @@
+"""How to save memory: levers as pure functions on a model or an optimizer."""
