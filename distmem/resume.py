@@ -1,0 +1,64 @@
+"""The state of a phase as a checkpoint, and back: what the engine needs to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from distmem.checkpoint.canonical import below
+from distmem.checkpoint.store import CheckpointStore, newest_everywhere, read_checkpoint
+from distmem.compress.masks import Masks
+from distmem.context import Clock, Phase, Run
+from distmem.errors import CheckpointError
+
+
+def snapshot(run: Run, phase: Phase, scaler: Any, clock: Clock) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Everything needed to go on after this step, as copies that training does not change."""
+    tensors = run.backend.state(phase.optimizer)
+    if phase.masks and tensors:
+        tensors |= {f"masks/{name}": mask.to("cpu", copy=True) for name, mask in phase.masks.items()}
+    epoch, batch = divmod(phase.step, run.loader.batches)
+    progress = {
+        "phase": phase.name,
+        "step": phase.step,
+        "epoch": epoch,
+        "batch": batch,
+        "seed": run.recipe.seed,
+        "identity": run.identity,
+        "global_batch": run.recipe.train.batch_size,
+        "world_size": run.world.size,
+        "precision": run.precision.name,
+        "scaler": scaler.state_dict(),
+        "skipped": phase.skipped,
+        "best_value": phase.best_value,
+        "seconds": clock.seconds(),
+        "log_bytes": run.log.size(),
+    }
+    return tensors, progress
+
+
+def restore(run: Run, phase: Phase, scaler: Any, store: CheckpointStore) -> None:
+    """Go on where the newest checkpoint of the phase stands; nothing happens when there is none."""
+    saved = newest_everywhere(run.world, store)
+    if saved is None and run.resume is not None and phase.index == 0:
+        saved = read_checkpoint(run.resume)
+        saved.progress["log_bytes"] = 0  # the log of the other run stays there
+    if saved is None:
+        return
+    progress = saved.progress
+    if progress["identity"] != run.identity:
+        raise CheckpointError(
+            f"{saved.path} was written by a run with another model, data, optimizer or batch",
+            remedy="resume with the recipe it was made with, or start from its weights alone with model.init",
+        )
+    run.backend.load_state(saved.tensors, phase.optimizer)
+    if masks := below(saved.tensors, "masks/"):
+        phase.masks = Masks({name: mask.to(run.world.device) for name, mask in masks.items()})
+    if scaler.is_enabled() and progress["scaler"]:
+        scaler.load_state_dict(progress["scaler"])
+    phase.step, phase.seconds, phase.skipped = progress["step"], progress["seconds"], progress["skipped"]
+    phase.best_value = progress["best_value"]
+    run.log.cut(progress["log_bytes"])
+    run.resumed_from = {"checkpoint": str(saved.path), "phase": phase.name, "step": phase.step}
+    run.show.line(f"{phase.name}: goes on after step {phase.step} of {phase.steps} ({saved.path})")
