@@ -1,0 +1,85 @@
+"""What every launcher starts on each rank.
+
+    python -m distmem.worker RECIPE [key=value ...] [--out DIR] [--resume PATH] [--debug]
+    torchrun --nproc-per-node 2 -m distmem.worker RECIPE ...
+
+Ranks other than 0 write to logs/rankN.log in the run folder. The exit code is 0, 1 (failed), 2 (recipe) or
+75 (stopped on request; starting it again with the same --out goes on).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from distmem.errors import DistmemError, Stopped, UsageError
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m distmem.worker", description="one rank of a distmem run")
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--out", type=Path, help="run folder; a run that is in it goes on")
+    parser.add_argument("--resume", type=Path, help="a checkpoint folder of another run to start from")
+    parser.add_argument("--debug", action="store_true", help="a few batches, anomaly detection, full tracebacks")
+    parser.add_argument("--managed", action="store_true", help="started by distmem run, which reads the outcome")
+    return parser.parse_intermixed_args(argv)  # overrides may stand behind options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one rank to its end; gives the exit code. Errors are printed, or noted for the launcher that reads them."""
+    arguments = parse_arguments(argv)
+    rank = int(os.environ.get("RANK", 0))
+    try:
+        from distmem.rank import run_rank
+
+        run_rank(arguments)
+        return 0
+    except Stopped as stopped:
+        if rank == 0 and not arguments.managed:
+            print(stopped, file=sys.stderr)
+        # A rank that ends with 75 would be a failure to torchrun, to be restarted; the launcher knows from the outcome.
+        return 0 if arguments.managed else stopped.exit_code
+    except (Exception, KeyboardInterrupt) as error:
+        report_failure(error, rank, arguments)
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            sys.stderr.flush()
+            os._exit(exit_code(error))  # no farewell: the other ranks wait in a collective, and must see this one go
+        return exit_code(error)
+
+
+def exit_code(error: BaseException) -> int:
+    return error.exit_code if isinstance(error, DistmemError) else 1
+
+
+def report_failure(error: BaseException, rank: int, arguments: argparse.Namespace) -> None:
+    """A note for the launcher, which shows the first one; the message here when there is no such launcher."""
+    text = traceback.format_exc()
+    message = str(error) if isinstance(error, DistmemError) else plain_message(error)
+    note = {"time": time.time(), "rank": rank, "message": message, "exit_code": exit_code(error), "traceback": text}
+    if arguments.managed and arguments.out is not None:
+        with contextlib.suppress(OSError):  # a full disk must not hide the error
+            folder = arguments.out / "errors"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"rank{rank}-{time.time_ns()}.json").write_text(json.dumps(note))
+            return
+    shown = text if arguments.debug or not isinstance(error, (DistmemError, UsageError)) else message
+    print(shown if rank == 0 else f"rank {rank}: {shown}", file=sys.stderr)
+
+
+def plain_message(error: BaseException) -> str:
+    """An error that is none of distmem's own: its kind, its words and the line it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename and "/lib/python" not in frame.filename]
+    last = (own or list(frames))[-1]
+    return f"{type(error).__name__}: {error}\n  at {last.filename}:{last.lineno}: {last.line}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
