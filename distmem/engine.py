@@ -8,7 +8,7 @@ on its number alone: the samples, the learning rate, the random numbers. So a ru
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -39,30 +39,26 @@ def train(run: Run, phase: Phase) -> dict[str, float]:
     Raises Stopped at a step boundary, after saving, when any rank was asked to stop; TrainingError when the loss
     is not finite.
     """
-    loader, world = run.loader, run.world
-    settings = run.recipe.checkpoint
+    settings, world = run.recipe.checkpoint, run.world
     store = CheckpointStore(phase.folder, settings.keep, settings.async_, active=world.first)
     scaler = torch.amp.GradScaler(world.device.type, enabled=run.precision.scaled)
     restore(run, phase, scaler, store)
     if run.debug:
         phase.steps = min(phase.steps, phase.step + DEBUG_STEPS)
-    evaluate_due, save_due = _due(run.recipe.train.eval_every, loader), _due(settings.every, loader)
+    evaluate_due, save_due = _due(run.recipe.train.eval_every, run.loader), _due(settings.every, run.loader)
     clock, evaluation, saved_at = Clock(phase.seconds), {}, phase.step
-    run.show.start(phase.name, phase.steps, phase.step)
     run.rate.start()
 
-    while phase.step < phase.steps:
-        epoch, batch = divmod(phase.step, loader.batches)
-        for window in loader.windows(epoch, batch, accumulation(run.recipe, world.size, epoch)):
+    with run.show.bar(phase.name, phase.steps, phase.step):
+        for window in remaining_windows(run, phase):
             weight = sum(run.loss.weight(y) for _, y in window.micro_batches)
             show_now = world.first and clock.since_shown() > SHOW_SECONDS
             total_weight, stop, show = world.sum([weight, run.stop.is_set, show_now])
             if stop:
                 run.log.flush()
-                if saved_at != phase.step:
+                if saved_at != phase.step and not run.debug:
                     store.save(*snapshot(run, phase, scaler, clock))
                 store.wait()
-                run.show.stop()
                 raise Stopped(f"stopped on request after step {phase.step} of {phase.steps} of {phase.name}")
 
             train_window(run, phase, window, total_weight, scaler, clock)
@@ -84,11 +80,18 @@ def train(run: Run, phase: Phase) -> dict[str, float]:
                 saved_at = phase.step
             if evaluate_now or save_now:
                 run.rate.start()
-            if last:
-                break
-    store.wait()
-    run.show.stop()
+        store.wait()
     return evaluation or evaluate(run)
+
+
+def remaining_windows(run: Run, phase: Phase) -> Iterator[Window]:
+    """The global batches from the phase's step to its end; the caller counts the steps."""
+    while phase.step < phase.steps:
+        epoch, batch = divmod(phase.step, run.loader.batches)
+        for window in run.loader.windows(epoch, batch, accumulation(run.recipe, run.world.size, epoch)):
+            yield window
+            if phase.step == phase.steps:
+                return
 
 
 def train_window(run: Run, phase: Phase, window: Window, total_weight: float, scaler: Any, clock: Clock) -> None:
@@ -99,7 +102,7 @@ def train_window(run: Run, phase: Phase, window: Window, total_weight: float, sc
         masks.zero_moments_(
             optimizer, dict(backend.model.named_parameters())
         )  # or momentum would move weights that are pruned from now on
-    seed_all(run.recipe.seed, phase.index, phase.step, run.world.rank)
+    seed_all(run.world.device, run.recipe.seed, phase.index, phase.step, run.world.rank)
     lr = phase.learning_rate(phase.step, run.loader.batches)
     for group in optimizer.param_groups:
         group["lr"] = lr

@@ -75,6 +75,15 @@ class MetricsLog:
         """Forget lines written after a checkpoint was taken: their steps will be done again."""
         if self.world.first and self.path.exists():
             os.truncate(self.path, min(size, self.path.stat().st_size))
+            steps = [line for line in self.path.read_bytes().splitlines() if line.startswith(b'{"kind": "step"')]
+            self.last = json.loads(steps[-1]) if steps else {}
+
+    def cut_phase(self, phase: str) -> None:
+        """Forget a phase that begins anew, and whatever follows it."""
+        if self.world.first and self.path.exists():
+            text = self.path.read_bytes()
+            begins = text.find(f'"phase": {json.dumps(phase)}'.encode())
+            self.cut(len(text) if begins < 0 else text.rfind(b"\n", 0, begins) + 1)
 
 
 def _plain(value: Any) -> Any:

@@ -105,7 +105,7 @@ def prepare(
     precision = PRECISIONS[recipe.train.precision]
     spec = recipe.data
     bundle = load(spec.name, spec.args, val=spec.val, seed=recipe.seed, shared=spec.shared, cache=cache_folder())
-    seed_all(recipe.seed)
+    seed_all(world.device, recipe.seed)
     model = models.build(recipe.model.name, recipe.model.args, bundle.hints)
     if recipe.model.init is not None:
         import_weights(model, Path(recipe.model.init))
@@ -180,8 +180,9 @@ def measure(run: Run, phase: Phase) -> list[dict[str, Any]]:
         "peak_resident": peak_resident_bytes(),
     }
     rows = run.world.gather(mine)
-    if run.world.first:
-        write_json(run.folder / "measured.json", {"device": device.type, "per_rank": rows})
+    file = run.folder / "measured.json"
+    if run.world.first and (run.activation_bytes is not None or not file.exists()):  # a resumed run may train no step
+        write_json(file, {"device": device.type, "per_rank": rows})
     return rows
 
 

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from distmem.checkpoint.canonical import below
 from distmem.checkpoint.store import CheckpointStore, newest_everywhere, read_checkpoint
 from distmem.compress.masks import Masks
 from distmem.context import Clock, Phase, Run
-from distmem.errors import CheckpointError
+from distmem.errors import CheckpointError, TrainingError
 
 
 def snapshot(run: Run, phase: Phase, scaler: Any, clock: Clock) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Everything needed to go on after this step, as copies that training does not change."""
+    """Everything needed to go on after this step, as copies that training does not change.
+
+    Raises TrainingError when a weight is not finite: such a state is never kept.
+    """
+    weights = [parameter.detach() for parameter in run.backend.model.parameters()]
+    if not torch.isfinite(torch.nn.utils.get_total_norm(weights)):
+        raise TrainingError(
+            f"weights are not finite after step {phase.step}; the checkpoints before it are whole",
+            remedy="lower optim.lr, set train.clip: {norm: 1.0}, or use a wider precision",
+        )
     tensors = run.backend.state(phase.optimizer)
     if phase.masks and tensors:
         tensors |= {f"masks/{name}": mask.to("cpu", copy=True) for name, mask in phase.masks.items()}
@@ -45,6 +55,7 @@ def restore(run: Run, phase: Phase, scaler: Any, store: CheckpointStore) -> None
         saved = read_checkpoint(run.resume)
         saved.progress["log_bytes"] = 0  # the log of the other run stays there
     if saved is None:
+        run.log.cut_phase(phase.name)  # of an earlier life that ended before its first checkpoint
         return
     progress = saved.progress
     if progress["identity"] != run.identity:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from distmem.distributed import World
@@ -42,9 +44,11 @@ class Show:
         if self.active:
             self.console.print(renderable)
 
-    def start(self, title: str, total: int, done: int) -> None:
-        """A bar over optimizer steps."""
+    @contextmanager
+    def bar(self, title: str, total: int, done: int) -> Iterator[None]:
+        """A bar over optimizer steps, on a terminal."""
         if not (self.active and self.console.is_terminal):
+            yield
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -56,18 +60,14 @@ class Show:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[note]}"),
         )
-        self._bar = Progress(*columns, console=self.console, transient=True)
-        self._bar.start()
-        self._task = self._bar.add_task(title, total=total, completed=done, rate="", note="")
+        with Progress(*columns, console=self.console, transient=True) as self._bar:
+            self._task = self._bar.add_task(title, total=total, completed=done, rate="", note="")
+            yield
+        self._bar = None
 
     def update(self, step: int, samples_per_s: float, note: str) -> None:
         if self._bar is not None:
             self._bar.update(self._task, completed=step, rate=f"{samples_per_s:,.0f} samples/s", note=note)
-
-    def stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
 
 
 class Rate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from distmem.errors import RecipeError
@@ -49,7 +50,7 @@ def _put(here: Any, index: str | int, value: Any) -> None:
 
 def _index(here: Any, key: str, parent: str, where: str) -> str | int:
     if isinstance(here, list):
-        if key.isdigit() and int(key) <= len(here):
+        if _is_index(key) and int(key) <= len(here):
             return int(key)
         known = [name for item in here if isinstance(item, dict) for name in item]
         raise RecipeError(
@@ -57,6 +58,10 @@ def _index(here: Any, key: str, parent: str, where: str) -> str | int:
             remedy=f"use an index from 0 to {len(here)}",
             where=where,
         )
-    if key.isdigit() and key not in here:
+    if _is_index(key) and key not in here:
         return int(key)  # {0: 8, 4: 4}: mappings by epoch have numbers as keys
     return key
+
+
+def _is_index(key: str) -> bool:
+    return re.fullmatch("[0-9]{1,9}", key) is not None

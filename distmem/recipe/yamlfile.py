@@ -15,11 +15,12 @@ import yaml
 from distmem.errors import RecipeError
 from distmem.units import format_bytes
 
-LARGEST_FILE = 1 << 20  # bytes; a recipe is read by people
+LARGEST_FILE = 256 << 10  # bytes; a recipe is read by people
 MOST_NODES = 10_000  # after aliases are followed: a "billion laughs" file ends here
 DEEPEST = 50
 
 KeyPath = tuple[str | int, ...]
+_CORE = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
@@ -38,7 +39,7 @@ for _tag, _pattern, _first in (
         "-+.0123456789",
     ),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+    _Loader.add_implicit_resolver(f"{_CORE}{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
 
 
 class Places:
@@ -76,7 +77,7 @@ def read_yaml(path: Path) -> tuple[Any, Places]:
     except OSError as error:
         raise RecipeError(f"cannot read the recipe: {error.strerror}", where=str(path)) from error
     except UnicodeDecodeError as error:
-        raise RecipeError(f"not a text file: byte {error.start} is no UTF-8", where=str(path)) from error
+        raise RecipeError(f"not a text file: byte {error.start} is not UTF-8", where=str(path)) from error
     return parse_yaml(text, str(path))
 
 
@@ -86,16 +87,33 @@ def parse_yaml(text: str, file: str) -> tuple[Any, Places]:
     try:
         node = yaml.compose(text, _Loader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else file
-        raise RecipeError(
-            f"not valid YAML: {error.problem or error.context}",
-            remedy="check the indentation and quote text that holds : # { [ or *",
-            where=where,
-        ) from error
-    except (yaml.YAMLError, RecursionError) as error:
+        raise _syntax_error(error, file) from error
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        where = f"{file}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
+        raise RecipeError(f"the character U+{ord(str(error.character)):04X} is not allowed", where=where) from error
+    except RecursionError as error:
+        raise RecipeError(f"more than {DEEPEST} levels: not a recipe", where=file) from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML lets "\\UFFFFFFFF" through to chr()
         raise RecipeError(f"not valid YAML: {error}", where=file) from error
     return _Reader(places).value(node, ()) if node else None, places
+
+
+def _syntax_error(error: yaml.MarkedYAMLError, file: str) -> RecipeError:
+    mark = error.problem_mark or error.context_mark
+    where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else file
+    problem = error.problem or error.context or "unreadable"
+    if r"'\t'" in problem:
+        return RecipeError("a tab where YAML wants spaces", remedy="indent with spaces", where=where)
+    if "another document" in problem:
+        return RecipeError("a second document begins here", remedy="one recipe per file, without ---", where=where)
+    start = error.context_mark
+    inside = f", {error.context} that starts in line {start.line + 1}" if error.context and start else ""
+    return RecipeError(
+        f"not valid YAML: {problem}{inside}",
+        remedy="check the indentation and quote text that holds : # { [ or *",
+        where=where,
+    )
 
 
 def parse_scalar(text: str, file: str) -> Any:
@@ -115,9 +133,11 @@ class _Reader:
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
         self.seen += 1
         if self.seen > MOST_NODES or len(path) > DEEPEST:
-            raise self.error(node, f"more than {MOST_NODES} values or {DEEPEST} levels: not a recipe")
+            raise self.error(node, f"more than {MOST_NODES} values (aliases counted) or {DEEPEST} levels: not a recipe")
         if id(node) in self.open:
-            raise self.error(node, "an alias that contains itself")
+            raise self.error(node, "an alias that contains itself", "write the values out")
+        if isinstance(node, yaml.CollectionNode) and node.tag not in (f"{_CORE}map", f"{_CORE}seq"):
+            raise self.tag_error(node)
         if path not in self.places._at:
             self.places.put(path, node.start_mark)
         self.open.add(id(node))
@@ -145,16 +165,27 @@ class _Reader:
         return result
 
     def scalar(self, node: yaml.Node) -> Any:
-        kind = node.tag.removeprefix("tag:yaml.org,2002:")
-        if kind == "float":
-            return float(node.value.replace(".inf", "inf").replace(".nan", "nan"))
-        if kind == "int":
-            if len(node.value) > 30:
-                raise self.error(node, "a number with more than 30 digits")
-            return int(node.value, 0) if node.value[:2] in ("0x", "0o") else int(node.value)
-        if kind in ("str", "bool", "null"):
-            return self.scalars.construct_object(node)
-        raise self.error(node, f"the tag {node.tag} is not used in recipes", "remove the tag")
+        kind = node.tag.removeprefix(_CORE)
+        if kind == "int" and len(node.value) > 30:
+            raise self.error(node, "a number with more than 30 digits")
+        try:
+            if kind == "float":
+                return float(re.sub(r"\.(?=[a-z])", "", node.value.lower()))  # .inf and .nan
+            if kind == "int":
+                return int(node.value, 0) if node.value[:2] in ("0x", "0o") else int(node.value)
+            if kind in ("bool", "null"):
+                return self.scalars.construct_object(node)
+        except (ValueError, KeyError) as error:  # only after a tag of its own, such as !!int abc
+            raise self.error(node, f'"{node.value}" is no {kind}', "remove the tag") from error
+        if kind != "str":
+            raise self.tag_error(node)
+        if re.search(r"[\ud800-\udfff]", node.value):
+            raise self.error(node, "half of a surrogate pair: no character")
+        return node.value
+
+    def tag_error(self, node: yaml.Node) -> RecipeError:
+        tag = node.tag.replace(_CORE, "!!")
+        return self.error(node, f"the tag {tag} is not used in recipes: values are plain", "remove the tag")
 
     def error(self, node: yaml.Node, cause: str, remedy: str | None = None) -> RecipeError:
         mark = node.start_mark

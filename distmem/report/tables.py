@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 
 def stage_table(stages: list[dict[str, Any]]) -> Table:
-    """Accuracy, loss, non-zeros, rate, bytes and seconds of every stage, as a rich table.
+    """Accuracy, loss, non-zeros, rate, size and seconds of every stage, as a rich table that fits 80 columns.
 
     stages: the rows of summary.json "stages"; the first is what the others are compared with.
     Raises ReportError for a field that is not a number.
     """
     rows = stage_rows(stages)
-    table = _table("Stages", "stage")
-    for column in ("accuracy", "vs first", "loss", "non-zeros / total", "removed", "rate", "size", "time"):
-        table.add_column(column, justify="right")
+    table = _table(f"Stages, {rows[0].total.text} weights" if rows else "Stages", "stage")
+    columns = ["accuracy", "change", "loss", "nonzeros", "removed", "rate", "size", "seconds"]
+    if len({row.size.text for row in rows}) == 1:
+        columns.remove("size")  # no stage has written a smaller file
+    for column in columns:
+        table.add_column({"nonzeros": "non-zeros", "seconds": "time"}.get(column, column), justify="right", no_wrap=True)
     for row in rows:
-        kept = f"{row.nonzeros.text} / {row.total.text}"
-        figures = (row.removed, row.rate, row.size, row.seconds)
-        cells = [row.accuracy.text, row.change.text, row.loss.text, kept, *(figure.text for figure in figures)]
-        table.add_row(_text(row.name), *cells)
+        table.add_row(_text(row.name), *(getattr(row, column).text for column in columns))
     return table
 
 

@@ -22,13 +22,19 @@ def test_stage_table():
     stages = summary()["stages"]
     stages[1]["wall_s"] = 14.25
     shown = lines(stage_table(stages))
-    assert "dense 98.18 % – 0.0712 1,060 / 1,060 0.00 % 1.00x 4.14 KiB –" in shown
-    assert "prune 58.05 % −40.13 pp 1.322 90 / 1,060 91.51 % 11.78x 4.14 KiB 14 s" in shown
-    assert "pack 98.40 % +0.21 pp 0.0641 90 / 1,060 91.51 % 21.30x 199 B –" in shown
+    assert "Stages, 1,060 weights" in shown
+    assert "dense 98.18 % – 0.0712 1,060 0.00 % 1.00x 4.14 KiB –" in shown
+    assert "prune 58.05 % −40.13 pp 1.322 90 91.51 % 11.78x 4.14 KiB 14 s" in shown
+    assert "pack 98.40 % +0.21 pp 0.0641 90 91.51 % 21.30x 199 B –" in shown
+
+
+def test_the_size_is_shown_once_a_stage_changes_it():
+    same = [{**stage, "bytes": 4240} for stage in summary()["stages"]]
+    assert not any("KiB" in line for line in lines(stage_table(same)))
 
 
 def test_stage_table_without_accuracies_or_stages():
-    assert any("dense – – 0.5 – / –" in line for line in lines(stage_table([{"name": "dense", "val_loss": 0.5}])))
+    assert any("dense – – 0.5 – – – –" in line for line in lines(stage_table([{"name": "dense", "val_loss": 0.5}])))
     assert len(stage_table([]).rows) == 0
     with pytest.raises(ReportError, match="bytes is"):
         stage_table([{"name": "dense", "bytes": "many"}])
