@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import types as python_types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from distmem.errors import RecipeError
 from distmem.recipe.overrides import apply_overrides
 from distmem.recipe.schema import Recipe
-from distmem.recipe.yamlfile import KeyPath, Places, parse_yaml, read_yaml
+from distmem.recipe.yamlfile import KeyPath, Places, dump_yaml, parse_yaml, read_yaml
 from distmem.units import did_you_mean
 
 
@@ -43,7 +43,7 @@ def dump_recipe(recipe: Recipe) -> str:
     """The full recipe as YAML, defaults included; reading it gives the same recipe."""
     values = recipe.model_dump(by_alias=True)
     values["after"] = [{stage.name: stage.settings.model_dump(by_alias=True)} for stage in recipe.after]
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
+    return dump_yaml(values)
 
 
 def json_schema() -> str:
@@ -54,6 +54,8 @@ def json_schema() -> str:
 
 
 def _validated(values: Any, places: Places, overrides: list[str]) -> Loaded:
+    if values is None and not overrides:
+        raise RecipeError("the recipe is empty", remedy="`distmem recipes` lists some to start from", where=places.file)
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -63,7 +65,12 @@ def _validated(values: Any, places: Places, overrides: list[str]) -> Loaded:
         return Loaded(Recipe.model_validate(values), places)
     except ValidationError as error:
         faults = [_fault(detail, values, places) for detail in error.errors(include_url=False)]
-        raise RecipeError.of(faults) from error
+        raise RecipeError.of(in_file_order(faults)) from error
+
+
+def in_file_order(faults: list[RecipeError]) -> list[RecipeError]:
+    """Faults by line and column; those of overrides and of no place first."""
+    return sorted(faults, key=lambda fault: [int(number) for number in re.findall(r":(\d+)", fault.where or "")[-2:]])
 
 
 def _fault(detail: Any, values: dict, places: Places) -> RecipeError:
@@ -72,27 +79,32 @@ def _fault(detail: Any, values: dict, places: Places) -> RecipeError:
         path = path[:-1]  # pydantic adds the name of the tried type behind the key
     where = places.of(path[:-1] if detail["type"] == "missing" else path)
     cause, remedy = _words(detail, path)
-    return RecipeError(f"{_dotted(path)}: {cause}" if path else cause, remedy=remedy, where=where)
+    return RecipeError(cause, remedy=remedy, where=where)
 
 
 def _words(detail: Any, path: KeyPath) -> tuple[str, str | None]:
+    """Cause and remedy of one of pydantic's errors."""
     kind, value, context = detail["type"], detail.get("input"), detail.get("ctx", {})
-    shown = _shown(value)
+    key = _dotted(path)
     if kind == "extra_forbidden":
         known = known_keys(path[:-1])
-        return f'unknown key "{path[-1]}".{did_you_mean(str(path[-1]), known)}', f"one of {', '.join(known)}"
+        return f'unknown key "{key}".{did_you_mean(str(path[-1]), known)}', f"one of {', '.join(known)}"
     if kind == "missing":
-        return "is missing", f"add {path[-1]}: here"
+        return f"{key} is missing", f"add {path[-1]}: here"
+    if kind == "value_error":
+        return f"{key}: {context['error']}", None
+    shown = _shown(value)
     if kind == "literal_error":
         allowed = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
-        return f"{shown} is not allowed.{did_you_mean(str(value), allowed)}", f"one of {', '.join(allowed)}"
-    if kind == "value_error":
-        return str(context["error"]), None
+        near = did_you_mean("cuda" if value == "gpu" else str(value), allowed)
+        return f"{key}: {shown} is not allowed.{near}", f"one of {', '.join(allowed)}"
     if kind in _TYPES:
-        return f"{shown} is not {_TYPES[kind]}", None
+        return f"{key}: {shown} is not {_TYPES[kind]}", _remedy(kind, value, path)
+    if kind in _LIMITS:
+        return f"{key}: {shown} is not {_LIMITS[kind].format(**context)}", None
     if kind == "string_pattern_mismatch":
-        return f"{shown} has characters that a file name should not have", "letters, digits, '.', '_' and '-'"
-    return f"{shown}: {detail['msg'][0].lower()}{detail['msg'][1:]}", None
+        return f"{key}: {shown} is no name for a folder", "letters and digits, then also '.', '_' and '-'"
+    return f"{key}: {shown}: {detail['msg'][0].lower()}{detail['msg'][1:]}", None
 
 
 _TYPES = {
@@ -105,11 +117,34 @@ _TYPES = {
     "dict_type": "a mapping of keys",
     "model_type": "a mapping of keys",
     "model_attributes_type": "a mapping of keys",
+    "invalid_key": "text, as a key must be",
 }
+_LIMITS = {
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
+    "string_too_short": "allowed: at least {min_length} character",
+    "string_too_long": "allowed: at most {max_length} characters",
+}
+_BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+
+
+def _remedy(kind: str, value: Any, path: KeyPath) -> str | None:
+    """What the author of a value of the wrong type probably wanted to write."""
+    if kind in ("int_type", "float_type") and isinstance(value, str) and re.fullmatch(r"[-+]?[0-9.]+", value):
+        return f"{value} without quotes"
+    if kind == "bool_type" and str(value).lower() in _BOOLEANS:
+        return _BOOLEANS[str(value).lower()]
+    if kind == "list_type" and isinstance(value, (str, int, float)):
+        return f"[{value}]"
+    if kind.startswith("model") and len(path) == 2 and path[0] == "after":
+        return f"- {value}: {{...}}" if isinstance(value, str) and value in known_keys(path) else "- share: {bits: 5}"
+    return None
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str)
+    text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -1,5 +1,5 @@
 """The recipe: every key a user may write, with its default. What a value may not be together with another
-stands in `checks.py`; what backends and devices can do stands in `capabilities.py`."""
+stands in `checks/`; what a backend can do in `backends/`, what a device can do in `memory/precision.py`."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class Share(Section):
     @model_validator(mode="after")
     def _bits_are_few(self) -> Share:
         for bits in self.bits.values() if isinstance(self.bits, dict) else [self.bits]:
-            if bits != int(bits) or not 1 <= bits <= 16:
+            if not float(bits).is_integer() or not 1 <= bits <= 16:
                 raise ValueError(f"bits: {bits} is no whole number from 1 to 16")
         return self
 

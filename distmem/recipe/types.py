@@ -92,7 +92,9 @@ def _val(value: Any) -> Any:
     if isinstance(value, float) and 0 < value < 1:
         return value
     if isinstance(value, dict) and isinstance(value.get("name"), str) and set(value) <= {"name", "args"}:
-        return {"name": value["name"], "args": value.get("args") or {}}
+        args = value.get("args") or {}
+        if isinstance(args, dict) and all(isinstance(key, str) for key in args):
+            return {"name": value["name"], "args": args}
     raise ValueError(
         f"{value!r} is neither a split's name, nor a fraction between 0 and 1, nor {{name: ..., args: ...}}"
     )

@@ -29,6 +29,10 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own class attribute)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.1 or 1.2 would take for something else."""
+
+
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -39,7 +43,8 @@ for _tag, _pattern, _first in (
         "-+.0123456789",
     ),
 ):
-    _Loader.add_implicit_resolver(f"{_CORE}{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"{_CORE}{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
 
 
 class Places:
@@ -91,10 +96,10 @@ def parse_yaml(text: str, file: str) -> tuple[Any, Places]:
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         where = f"{file}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
-        raise RecipeError(f"the character U+{ord(str(error.character)):04X} is not allowed", where=where) from error
+        raise RecipeError(f"the character U+{ord(text[error.position]):04X} is not allowed", where=where) from error
     except RecursionError as error:
         raise RecipeError(f"more than {DEEPEST} levels: not a recipe", where=file) from error
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML lets "\\UFFFFFFFF" through to chr()
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML lets "\UFFFFFFFF" through to chr()
         raise RecipeError(f"not valid YAML: {error}", where=file) from error
     return _Reader(places).value(node, ()) if node else None, places
 
@@ -119,6 +124,14 @@ def _syntax_error(error: yaml.MarkedYAMLError, file: str) -> RecipeError:
 def parse_scalar(text: str, file: str) -> Any:
     """The value after `key=`: a number, true, null, text, or YAML in one line such as {norm: 1.0}."""
     return parse_yaml(text, file)[0]
+
+
+def dump_yaml(values: Any) -> str:
+    """YAML that `parse_yaml` reads as the same values."""
+    text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    if re.search("[\x85\u2028\u2029\ufeff]", text):  # PyYAML would fold these line ends; escaped they stay
+        text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=110)
+    return text
 
 
 class _Reader:
@@ -179,9 +192,10 @@ class _Reader:
             raise self.error(node, f'"{node.value}" is no {kind}', "remove the tag") from error
         if kind != "str":
             raise self.tag_error(node)
-        if re.search(r"[\ud800-\udfff]", node.value):
-            raise self.error(node, "half of a surrogate pair: no character")
-        return node.value
+        try:  # JSON writes characters beyond U+FFFF as "\ud83d\ude00"
+            return node.value.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise self.error(node, "half of a surrogate pair: no character") from error
 
     def tag_error(self, node: yaml.Node) -> RecipeError:
         tag = node.tag.replace(_CORE, "!!")

@@ -22,8 +22,9 @@ def stage_table(stages: list[dict[str, Any]]) -> Table:
     columns = ["accuracy", "change", "loss", "nonzeros", "removed", "rate", "size", "seconds"]
     if len({row.size.text for row in rows}) == 1:
         columns.remove("size")  # no stage has written a smaller file
+    titles = {"nonzeros": "non-zeros", "seconds": "time"}
     for column in columns:
-        table.add_column({"nonzeros": "non-zeros", "seconds": "time"}.get(column, column), justify="right", no_wrap=True)
+        table.add_column(titles.get(column, column), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(_text(row.name), *(getattr(row, column).text for column in columns))
     return table

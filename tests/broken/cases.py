@@ -56,6 +56,7 @@ def prepare(folder: Path) -> None:
     (folder / "table.csv").write_text("size,rooms,price\n50,2,100\n80,3,160\n120,5,250\n60,2,110\n")
     (folder / "own_nets.py").write_text("class Net:\n    def __init__(self, width: int = 3):\n        pass\n")
     (folder / "bad_syntax.py").write_text("class Net:\n    def __init__(self:\n        pass\n")
+    (folder / "failing_nets.py").write_text("raise RuntimeError('no licence')\nclass Net: ...\n")
     (folder / "nothing").mkdir()
     for name in ("corrupt", "truncated"):
         write_mnist(folder / name / "MNIST" / "raw")
@@ -108,18 +109,20 @@ def run(case: Case, folder: Path) -> Outcome:
 
 
 def in_process(folder: Path, main, argv: list[str]) -> Outcome:
-    """Call an entry point as the shell would. Its signal handlers and its working folder end with it."""
+    """Call an entry point as `python -m` would. Its signal handlers and its working folder end with it."""
     out, err = io.StringIO(), io.StringIO()
     before, here, handlers = sys.argv, Path.cwd(), [signal.getsignal(number) for number in SIGNALS]
     try:
         sys.argv = argv
         os.chdir(folder)
+        sys.path.insert(0, str(folder))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main()
     except SystemExit as exit_:
         code = exit_.code
     finally:
         sys.argv = before
+        sys.path.remove(str(folder))
         os.chdir(here)
         for number, handler in zip(SIGNALS, handlers, strict=True):
             signal.signal(number, handler)
