@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +25,7 @@ app = typer.Typer(
 RecipeName = Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped one", metavar="RECIPE")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="train.epochs=3 after.0.prune.sensitivity=1.5 ...", metavar="[key=value]..."),
+    typer.Argument(help="train.epochs=3 after.0.prune.sensitivity=1.5 ...", metavar="key=value"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
@@ -133,21 +134,21 @@ def run(
     checked = _checked(recipe, [*(overrides or []), *extra])
     if out is None and resume is None and not debug and (old := unfinished_like(checked)):
         print(f"an unfinished run of this recipe is in {old}; `--resume auto` goes on with it", file=sys.stderr)
-    folder, start_from = choose_folder(checked, out, resume)
+    folder, start_from = choose_folder(checked, out, resume, make=not dry_run)
     command = build_command(
         checked, worker_arguments(folder / "recipe.yaml", folder, start_from, debug), usable_cores()
     )
-    script = command.script(Path.cwd())
+    script = command.script(Path.cwd(), os.environ.get("PYTHONPATH"))
     if dry_run:
         print(f"# {folder}/launch.sh\n{script}\n# {folder}/recipe.yaml\n{dump_recipe(checked)}", end="")
         return
     write_launch_files(folder, checked, script)
-    start(command, folder)
+    start(command.managed(), folder)
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="run folders", metavar="RUN...")],
+    runs: Annotated[list[Path], typer.Argument(help="run folders", metavar="RUN")],
     out: Annotated[Path | None, typer.Option(help="the HTML file to write")] = None,
 ) -> None:
     """Write the report of a run, or of several side by side."""
@@ -169,7 +170,7 @@ def main() -> None:
     try:
         app()
     except DistmemError as error:
-        if "--debug" in sys.argv:
-            print(getattr(error, "traceback", ""), file=sys.stderr)
+        if "--debug" in sys.argv and hasattr(error, "traceback"):
+            print(error.traceback, file=sys.stderr)
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import datetime
 import gc
-import os
-import signal
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +12,7 @@ import torch
 import torch.distributed as dist
 
 from distmem.errors import LaunchError
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from distmem.launched import launched
 
 
 @dataclass(frozen=True)
@@ -74,13 +69,12 @@ def join_world(device: str, timeout_s: float = 600.0) -> World:
     device: cpu, cuda or mps; with cuda each rank takes the card of its local rank.
     Raises LaunchError when the device is not there.
     """
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    chosen = _device(device, local_rank)
-    if size > 1:
-        if "MASTER_ADDR" not in os.environ:
+    process = launched()
+    chosen = _device(device, process.local_rank)
+    if process.size > 1:
+        if not process.has_master:
             raise LaunchError(
-                f"WORLD_SIZE is {size}, and MASTER_ADDR and MASTER_PORT are not set",
+                f"WORLD_SIZE is {process.size}, and MASTER_ADDR and MASTER_PORT are not set",
                 remedy="start the worker with torchrun or distmem run --launcher torchrun",
             )
         dist.init_process_group(
@@ -88,7 +82,7 @@ def join_world(device: str, timeout_s: float = 600.0) -> World:
             timeout=datetime.timedelta(seconds=timeout_s),
             device_id=chosen if chosen.type == "cuda" else None,
         )
-    return World(rank, size, local_rank, local_size, chosen)
+    return World(process.rank, process.size, process.local_rank, process.local_size, chosen)
 
 
 def _device(name: str, local_rank: int) -> torch.device:
@@ -118,9 +112,3 @@ def leave_world(world: World) -> None:
         gc.collect()
         time.sleep(0.1)
         dist.destroy_process_group()
-
-
-def end_with_parent() -> None:
-    """Ask Linux for SIGTERM when the launcher dies, even by SIGKILL: no orphans keep a device."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -41,12 +41,13 @@ def train(run: Run, phase: Phase) -> dict[str, float]:
     """
     settings, world = run.recipe.checkpoint, run.world
     store = CheckpointStore(phase.folder, settings.keep, settings.async_, active=world.first)
-    scaler = torch.amp.GradScaler(world.device.type, enabled=run.precision.scaled)
+    scaler = run.precision.scaler(world.device.type, phase.optimizer)
     restore(run, phase, scaler, store)
     if run.debug:
         phase.steps = min(phase.steps, phase.step + DEBUG_STEPS)
     evaluate_due, save_due = _due(run.recipe.train.eval_every, run.loader), _due(settings.every, run.loader)
     clock, evaluation, saved_at = Clock(phase.seconds), {}, phase.step
+    run.backend.model.train()  # a model may come in evaluation mode
     run.rate.start()
 
     with run.show.bar(phase.name, phase.steps, phase.step):
@@ -107,7 +108,7 @@ def train_window(run: Run, phase: Phase, window: Window, total_weight: float, sc
     for group in optimizer.param_groups:
         group["lr"] = lr
 
-    loss_sum = torch.zeros((), device=run.world.device)
+    loss_sum = torch.zeros((), dtype=run.precision.sums, device=run.world.device)
     for index, (x, y) in enumerate(window.micro_batches):
         last = index == len(window.micro_batches) - 1
         with nullcontext() if last else backend.accumulating():

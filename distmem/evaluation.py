@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from distmem.context import Clock, Phase, Run, to_device
 from distmem.data.loader import evaluation_batches
@@ -16,6 +17,8 @@ DEBUG_BATCHES = 2
 def evaluate(run: Run) -> dict[str, float]:
     """Loss and metrics over the validation split, each sample once, whatever the world size."""
     model, device = run.backend.model, run.world.device
+    for buffer in model.buffers():
+        run.world.broadcast(buffer)  # batch statistics differ between ranks: measured is what rank 0 will save
     model.eval()
     names, sums, counts = ["loss", *run.metrics], [], []
     size = run.recipe.train.eval_batch_size
@@ -29,14 +32,20 @@ def evaluate(run: Run) -> dict[str, float]:
         with run.precision.context(device.type):
             output = model(x)
             pairs = [(run.loss.total(output, y), weight), *(metric(output, y) for metric in run.metrics.values())]
-        sums.append(torch.stack([torch.as_tensor(total, device=device).float() for total, _ in pairs]))
-        counts.append(torch.stack([torch.as_tensor(count, device=device).float() for _, count in pairs]))
+        sums.append(_row(run, [total for total, _ in pairs]))
+        counts.append(_row(run, [count for _, count in pairs]))
     model.train()
     local = [
         torch.stack(rows).cpu().double().sum(0).tolist() if rows else [0.0] * len(names) for rows in (sums, counts)
     ]
     totals = run.world.sum([*local[0], *local[1]])
     return {f"val_{name}": totals[i] / max(1.0, totals[i + len(names)]) for i, name in enumerate(names)}
+
+
+def _row(run: Run, numbers: list[Tensor | int]) -> Tensor:
+    """Numbers of a batch as one tensor on the device, so that no batch waits for it."""
+    dtype, device = run.precision.sums, run.world.device
+    return torch.stack([torch.as_tensor(number, dtype=dtype, device=device) for number in numbers])
 
 
 def tell(run: Run, phase: Phase, epoch: int, evaluation: dict[str, float], clock: Clock) -> None:

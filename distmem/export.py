@@ -40,7 +40,7 @@ def import_weights(model: nn.Module, path: Path) -> None:
             raise CheckpointError(f"model.init: cannot read {file}: {error.strerror or error}") from error
         except SafetensorError as error:
             raise CheckpointError(
-                f"model.init: {file} is no safetensors file: {error}",
+                f"model.init: {file} is damaged, or no safetensors file: {error}",
                 remedy="give a file that distmem or safetensors wrote; pickled files are not read",
             ) from error
     load_weights(weights, model, str(path))

@@ -72,10 +72,12 @@ class MetricsLog:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def cut(self, size: int) -> None:
-        """Forget lines written after a checkpoint was taken: their steps will be done again."""
+        """Forget lines written after a checkpoint was taken: their steps will be done again. And half a line."""
         if self.world.first and self.path.exists():
-            os.truncate(self.path, min(size, self.path.stat().st_size))
-            steps = [line for line in self.path.read_bytes().splitlines() if line.startswith(b'{"kind": "step"')]
+            text = self.path.read_bytes()[:size]
+            text = text[: text.rfind(b"\n") + 1]  # a process that was killed may have written a part of a line
+            os.truncate(self.path, len(text))
+            steps = [line for line in text.splitlines() if line.startswith(b'{"kind": "step"')]
             self.last = json.loads(steps[-1]) if steps else {}
 
     def cut_phase(self, phase: str) -> None:

@@ -54,15 +54,14 @@ class ClassLoss(Loss):
         return int((target != IGNORED).sum())
 
     def total(self, output: Tensor, target: Tensor) -> Tensor:
+        if len(target) == 0:
+            return output[:0].sum()
         if output.shape[:-1] != target.shape:
             raise TrainingError(
                 f"the model gives {tuple(output.shape)} for targets of {tuple(target.shape)}",
                 remedy="the output must have the shape of the target and the classes as its last axis",
             )
-        scores = output.flatten(0, -2)
-        if scores.dtype in (torch.float16, torch.bfloat16):
-            scores = scores.float()  # the sum of a batch does not fit a half's 11 bits
-        return self.function(scores, target.flatten())
+        return self.function(_wide(output.flatten(0, -2)), target.flatten())
 
 
 def _cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
@@ -76,7 +75,13 @@ def _nll(log_probabilities: Tensor, target: Tensor) -> Tensor:
 def _same_shape(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if output.numel() != target.numel():  # (N, 1) against (N) would broadcast to (N, N) without a word
         raise TrainingError(f"the model gives {tuple(output.shape)} for targets of {tuple(target.shape)}")
-    return output.reshape(target.shape).float(), target.float()
+    output = _wide(output.reshape(target.shape))
+    return output, target.to(output.dtype)
+
+
+def _wide(scores: Tensor) -> Tensor:
+    """float32 in place of a half: the sum of a batch does not fit its 8 or 11 bits."""
+    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 
 
 def mse(output: Tensor, target: Tensor) -> Tensor:

@@ -57,11 +57,18 @@ def restore(run: Run, phase: Phase, scaler: Any, store: CheckpointStore) -> None
     if saved is None:
         run.log.cut_phase(phase.name)  # of an earlier life that ended before its first checkpoint
         return
+    for damaged in saved.passed_over:
+        run.show.line(f"passed over: {damaged}")
     progress = saved.progress
     if progress["identity"] != run.identity:
         raise CheckpointError(
             f"{saved.path} was written by a run with another model, data, optimizer or batch",
             remedy="resume with the recipe it was made with, or start from its weights alone with model.init",
+        )
+    if progress["phase"] != phase.name:
+        raise CheckpointError(
+            f"{saved.path} was written in {progress['phase']}, and {phase.name} cannot go on from it",
+            remedy="resume the whole run with --out DIR, or start from its weights alone with model.init",
         )
     run.backend.load_state(saved.tensors, phase.optimizer)
     if masks := below(saved.tensors, "masks/"):
@@ -70,6 +77,7 @@ def restore(run: Run, phase: Phase, scaler: Any, store: CheckpointStore) -> None
         scaler.load_state_dict(progress["scaler"])
     phase.step, phase.seconds, phase.skipped = progress["step"], progress["seconds"], progress["skipped"]
     phase.best_value = progress["best_value"]
-    run.log.cut(progress["log_bytes"])
+    ended = phase.step == phase.steps  # then the lines that follow belong to later phases, which go on too
+    run.log.cut(run.log.size() if ended else progress["log_bytes"])
     run.resumed_from = {"checkpoint": str(saved.path), "phase": phase.name, "step": phase.step}
     run.show.line(f"{phase.name}: goes on after step {phase.step} of {phase.steps} ({saved.path})")

@@ -22,16 +22,23 @@ def shipped_recipes() -> dict[str, Path]:
 
 def find_recipe(name: str) -> Path:
     """A file of the user's, or a shipped recipe by name. Raises UsageError."""
-    if Path(name).is_file():
+    if _is_file(name):
         return Path(name)
     shipped = shipped_recipes()
     stem = name.removeprefix("recipes/").removesuffix(".yaml")  # works from another folder too
     if stem in shipped:
         return shipped[stem]
     raise UsageError(
-        f'there is no recipe file "{name}", and no shipped recipe of that name.{did_you_mean(name, shipped)}',
+        f'there is no recipe file "{name[:100]}", and no shipped recipe of that name.{did_you_mean(name, shipped)}',
         remedy=f"a path, or one of {', '.join(shipped)}",
     )
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # longer than a file name may be: somebody gave the text of a recipe
+        return False
 
 
 def header(file: Path) -> list[str]:

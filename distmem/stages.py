@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from distmem.compress.count import count_nonzeros, totals
 from distmem.compress.masks import Masks
@@ -24,12 +24,12 @@ from distmem.compress.select import per_layer, select
 from distmem.compress.share import share_layer, write_shared_
 from distmem.context import Phase, Run
 from distmem.engine import train
-from distmem.errors import CompressError
+from distmem.errors import CompressError, Stopped
 from distmem.evaluation import evaluate
 from distmem.export import export_weights
 from distmem.files import write_json
 from distmem.memory.optimizers import build_optimizer
-from distmem.recipe.schema import Gradual, Optim, Prune, Retrain, Share
+from distmem.recipe.schema import Gradual, Optim, Prune, Recipe, Retrain, Share
 from distmem.recipe.types import parse_every
 from distmem.show import describe
 
@@ -55,7 +55,8 @@ def run_stages(run: Run, dense: dict[str, float]) -> list[dict[str, Any]]:
             continue
         if run.world.first:
             folder.mkdir(parents=True, exist_ok=True)
-        run.world.barrier()
+        if run.world.sum([run.stop.is_set])[0]:
+            raise Stopped(f"stopped on request before stage {index}, {stage.name}")
         started = time.perf_counter()
         STAGES[stage.name](run, stage.settings, done, folder, index)
         evaluation = evaluate(run)
@@ -67,6 +68,20 @@ def run_stages(run: Run, dense: dict[str, float]) -> list[dict[str, Any]]:
             f"  {rows[-1]['compression_rate']:.2f}x"
         )
     return rows
+
+
+def check_layers(recipe: Recipe, model: nn.Module) -> None:
+    """Whether each stage finds its layers and a value for each. Raises CompressError: before hours of training."""
+    parameters = dict(model.named_parameters())
+    for index, stage in enumerate(recipe.after):
+        settings = stage.settings
+        if isinstance(settings, Retrain):
+            continue
+        what = "bits" if isinstance(settings, Share) else "sensitivity" if settings.method == "std" else "sparsity"
+        try:
+            per_layer(getattr(settings, what), select(parameters, settings.layers), what)
+        except CompressError as error:
+            raise CompressError(f"after.{index}.{stage.name}: {error.cause}", remedy=error.remedy) from error
 
 
 def prune(run: Run, settings: Prune, done: Compressed, folder: Path, index: int) -> None:
@@ -97,6 +112,7 @@ def _masks(run: Run, settings: Prune, share: float, previous: Masks | None) -> M
             settings.method,
             previous,
         )
+    masks = Masks({**(previous or {}), **masks})  # layers that an earlier stage has pruned and this one leaves alone
     masks.apply_(parameters)
     return masks
 

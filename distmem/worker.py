@@ -13,17 +13,20 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 import traceback
 from pathlib import Path
 
 from distmem.errors import DistmemError, Stopped, UsageError
+from distmem.launched import launched
+from distmem.signals import StopFlag, end_with_parent
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m distmem.worker", description="one rank of a distmem run")
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("recipe", help="a recipe file, or the name of a shipped one")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--out", type=Path, help="run folder; a run that is in it goes on")
     parser.add_argument("--resume", type=Path, help="a checkpoint folder of another run to start from")
@@ -35,11 +38,16 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run one rank to its end; gives the exit code. Errors are printed, or noted for the launcher that reads them."""
     arguments = parse_arguments(argv)
-    rank = int(os.environ.get("RANK", 0))
+    process = launched()
+    rank = process.rank
+    stop = StopFlag()
+    stop.install()
+    if arguments.managed or process.under_agent:
+        end_with_parent(signal.SIGINT)  # and not SIGTERM: after an earlier request it ends this rank at once
     try:
-        from distmem.rank import run_rank
+        from distmem.rank import run_rank  # imports torch, which takes seconds
 
-        run_rank(arguments)
+        run_rank(arguments, stop)
         return 0
     except Stopped as stopped:
         if rank == 0 and not arguments.managed:
@@ -48,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if arguments.managed else stopped.exit_code
     except (Exception, KeyboardInterrupt) as error:
         report_failure(error, rank, arguments)
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if process.size > 1:
             sys.stderr.flush()
             os._exit(exit_code(error))  # no farewell: the other ranks wait in a collective, and must see this one go
         return exit_code(error)
@@ -63,6 +71,7 @@ def report_failure(error: BaseException, rank: int, arguments: argparse.Namespac
     text = traceback.format_exc()
     message = str(error) if isinstance(error, DistmemError) else plain_message(error)
     note = {"time": time.time(), "rank": rank, "message": message, "exit_code": exit_code(error), "traceback": text}
+    note["lost"] = lost_neighbour(error)
     if arguments.managed and arguments.out is not None:
         with contextlib.suppress(OSError):  # a full disk must not hide the error
             folder = arguments.out / "errors"
@@ -71,6 +80,14 @@ def report_failure(error: BaseException, rank: int, arguments: argparse.Namespac
             return
     shown = text if arguments.debug or not isinstance(error, (DistmemError, UsageError)) else message
     print(shown if rank == 0 else f"rank {rank}: {shown}", file=sys.stderr)
+
+
+def lost_neighbour(error: BaseException) -> bool:
+    """Whether an error only says that another rank is gone, or that this one was told to go: not the cause."""
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    torch_says = type(error).__name__.startswith("Dist")  # DistBackendError, DistNetworkError, DistStoreError
+    return isinstance(error, RuntimeError) and (torch_says or "gloo" in str(error))
 
 
 def plain_message(error: BaseException) -> str:

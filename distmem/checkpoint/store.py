@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Saved:
     path: Path
     tensors: dict[str, Tensor]
     progress: dict[str, Any]
+    passed_over: list[str] = field(default_factory=list)  # what is wrong with newer ones
 
 
 class CheckpointStore:
@@ -47,6 +48,7 @@ class CheckpointStore:
         self.folder, self.keep, self.background, self.active = folder, keep, background, active
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._damaged: list[Path] = []  # what newest() passed over: must not count as kept
 
     def save(self, tensors: dict[str, Tensor], progress: dict[str, Any], best: bool = False) -> None:
         """Write a checkpoint of tensors that nobody changes any more; in a thread if `background`.
@@ -79,27 +81,37 @@ class CheckpointStore:
             self._failure = failure
 
     def _write(self, tensors: dict[str, Tensor], progress: dict[str, Any], best: bool) -> None:
-        write_checkpoint(self.folder / f"step-{progress['step']:08d}", tensors, progress)
-        if best:
+        if best:  # first: a kill between the two then repeats this step, and finds it to be the best again
             write_checkpoint(self.folder / "best", tensors, progress)
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(old)
+        path = self.folder / f"step-{progress['step']:08d}"
+        write_checkpoint(path, tensors, progress)
+        for damaged in {*self._damaged} - {path}:
+            shutil.rmtree(damaged, ignore_errors=True)
+        steps = self.steps()
+        here = steps.index(path) + 1
+        for old in steps[: max(0, here - self.keep)] + steps[here:]:  # later ones were damaged, or passed over
+            shutil.rmtree(old, ignore_errors=True)
 
     def steps(self) -> list[Path]:
         """Finished checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name))
+        found = [path for path in self.folder.iterdir() if re.fullmatch(r"step-\d{8,}", path.name)]
+        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
     def newest(self) -> Saved | None:
-        """The newest checkpoint whose hashes agree; None when there is none at all.
+        """The newest checkpoint whose hashes agree, with a word on the damaged ones that are newer; None when there
+        is none at all.
 
         Raises CheckpointError when there are checkpoints and all are damaged: never a silent fresh start.
         """
-        damaged = []
-        for path in reversed(self.steps()):
+        damaged: list[str] = []
+        for path in reversed(steps := self.steps()):
             try:
-                return read_checkpoint(path)
+                saved = read_checkpoint(path)
+                saved.passed_over = damaged
+                self._damaged = steps[steps.index(path) + 1 :]
+                return saved
             except CheckpointError as error:
                 damaged.append(str(error))
         if damaged:
@@ -133,11 +145,12 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], progress: dict[str,
         write_json(temporary / PROGRESS, progress)
         hashes = {name: digest(temporary / name) for name in (STATE, PROGRESS)}
         write_json(temporary / MANIFEST, {"format": FORMAT, "files": hashes, "bytes": size})
+        sync_folder(temporary)
         _replace(temporary, path)
         sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = error.strerror or error if isinstance(error, OSError) else error
         raise CheckpointError(
             f"cannot save {format_bytes(size)} to {path}: {reason}",
             remedy="free some space and resume; the checkpoints written before are whole",
@@ -159,15 +172,21 @@ def _sweep(folder: Path) -> None:
     """Remove what a killed writer left; one run has one writer, so nobody is at work on them."""
     for leftover in folder.glob(".*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
+    for old in folder.glob(".*.old"):
+        path = folder / old.name[1 : -len(".old")]
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(path)
 
 
 def read_checkpoint(path: Path) -> Saved:
     """Read and verify a checkpoint folder. Raises CheckpointError (missing, damaged, of another format)."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        files = manifest["files"]
         if manifest["format"] != FORMAT:
             raise CheckpointError(f"{path}: format {manifest['format']}, and this version reads format {FORMAT}")
+        files = manifest["files"]
         for name in (STATE, PROGRESS):
             if digest(path / name) != files[name]:
                 raise CheckpointError(f"{path}: {name} is damaged: its hash is not the one in {MANIFEST}")
@@ -176,4 +195,4 @@ def read_checkpoint(path: Path) -> Saved:
     except OSError as error:
         raise CheckpointError(f"{path} is no checkpoint: {error.strerror}: {error.filename}") from error
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error

@@ -54,6 +54,9 @@ def _fused(kind: Any, parameters: list[torch.nn.Parameter], args: dict) -> dict[
 
     if "fused" not in inspect.signature(kind).parameters or {"foreach", "fused", "capturable"} & set(args):
         return {}
+    halves = (torch.float16, torch.bfloat16)
+    if issubclass(kind, torch.optim.SGD) and any(p.device.type == "cpu" and p.dtype in halves for p in parameters):
+        return {}  # most weights would stay where they are (https://github.com/pytorch/pytorch/issues/191763)
     devices = torch.utils._foreach_utils._get_fused_kernels_supported_devices()
     supported = all(p.is_floating_point() and p.device.type in devices for p in parameters)
     return {"fused": True} if supported and not args.get("differentiable") else {}

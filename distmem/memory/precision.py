@@ -26,6 +26,13 @@ class Precision:
 
         return getattr(torch, self.parameters)
 
+    @property
+    def sums(self) -> torch.dtype:
+        """Of sums of losses and metrics: what a half would round away, float32 keeps; float64 stays."""
+        import torch
+
+        return torch.promote_types(self.dtype, torch.float32)
+
     def context(self, device: str) -> AbstractContextManager:
         """The region in which forward passes and losses run."""
         if self.autocast is None:
@@ -33,6 +40,16 @@ class Precision:
         import torch
 
         return torch.autocast(device, dtype=getattr(torch, self.autocast))
+
+    def scaler(self, device: str, optimizer: torch.optim.Optimizer) -> torch.amp.GradScaler:
+        """Loss scaling, or one that does nothing. A step with a gradient that overflowed is left out as a whole."""
+        import torch
+
+        if self.scaled and hasattr(optimizer, "_step_supports_amp_scaling"):
+            # A fused kernel would leave the step out itself; that of SGD has by then given out a momentum that nothing
+            # has filled (torch 2.13), and the scaler leaves the step out before the optimizer is called.
+            optimizer._step_supports_amp_scaling = False
+        return torch.amp.GradScaler(device, enabled=self.scaled)
 
 
 PRECISIONS = {

@@ -7,10 +7,15 @@ from torch import Tensor, nn
 
 
 class LinearReLU(nn.Linear):
-    """relu(x W' + b). x: (n, ...), flattened from the second axis on, to (n, in_features)."""
+    """dropout(relu(x W' + b)). x: (n, ...), flattened from the second axis on, to (n, in_features)."""
+
+    def __init__(self, in_features: int, out_features: int, dropout: float = 0.0):
+        super().__init__(in_features, out_features)
+        self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(super().forward(x.flatten(1)))
+        x = F.relu(super().forward(x.flatten(1)))
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
 class ConvReLU(nn.Conv2d):

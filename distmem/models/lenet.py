@@ -8,12 +8,15 @@ from distmem.models.layers import ConvPool, LinearReLU
 
 
 class LeNet300100(nn.Module):
-    """features-300-100-classes with ReLU; 266,610 parameters for MNIST. x: (n, ...) -> logits (n, classes)."""
+    """features-300-100-classes with ReLU; 266,610 parameters for MNIST. x: (n, ...) -> logits (n, classes).
 
-    def __init__(self, features: int = 784, classes: int = 10):
+    dropout: of the two hidden layers; the literature's network has none.
+    """
+
+    def __init__(self, features: int = 784, classes: int = 10, dropout: float = 0.0):
         super().__init__()
-        self.fc1 = LinearReLU(features, 300)
-        self.fc2 = LinearReLU(300, 100)
+        self.fc1 = LinearReLU(features, 300, dropout)
+        self.fc2 = LinearReLU(300, 100, dropout)
         self.fc3 = nn.Linear(100, classes)
 
     def forward(self, x: Tensor) -> Tensor:
