@@ -1,7 +1,7 @@
 """Write the README's tables from the JSON files of the benchmarks.
 
-    python benchmarks/readme.py            rewrites README.md between its <!-- table: NAME --> marks
-    python benchmarks/readme.py --check    exits with 1 when README.md is not what the JSON says
+python benchmarks/readme.py            rewrites README.md between its <!-- table: NAME --> marks
+python benchmarks/readme.py --check    exits with 1 when README.md is not what the JSON says
 """
 
 from __future__ import annotations

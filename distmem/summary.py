@@ -48,8 +48,9 @@ def finish(
     else:
         summary = summarise(run, phase, stages, measured, time.time() - started)
         write_json(run.folder / "summary.json", summary)
-        run.show.print(nonzero_table(stages[-1]["layers"]))
-        run.show.print(stage_table(summary["stages"]))
+        if len(stages) > 1:
+            run.show.print(nonzero_table(stages[-1]["layers"]))
+            run.show.print(stage_table(summary["stages"]))
         run.show.line(f"report: {write_report([run.folder])}")
     write_json(run.folder / "outcome.json", {"state": "done"})
 

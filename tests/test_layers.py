@@ -39,7 +39,10 @@ LAYERS = [
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms.split()}
 ONLY = {"report": {"errors", "units"}, "recipe": {"errors", "units"}, "errors": set(), "units": set(), "signals": set()}
-NEVER = {"cli": {"rank", "worker", "engine", "stages", "context", "build", "summary"}, "launchers": {"rank", "engine", "runs", "checks"}}
+NEVER = {
+    "cli": {"rank", "worker", "engine", "stages", "context", "build", "summary"},
+    "launchers": {"rank", "engine", "runs", "checks"},
+}
 
 
 def room_of(module: str) -> str:
