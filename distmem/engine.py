@@ -75,8 +75,8 @@ def train(run: Run, phase: Phase) -> dict[str, float]:
             if evaluate_now:
                 evaluation = evaluate(run)
                 tell(run, phase, window.epoch, evaluation, clock)
-            if save_now and not run.debug:
-                better = evaluate_now and improves(phase, evaluation)
+            better = evaluate_now and improves(phase, evaluation)
+            if (save_now or better) and not run.debug:
                 store.save(*snapshot(run, phase, scaler, clock), best=better)
                 saved_at = phase.step
             if evaluate_now or save_now:
@@ -141,12 +141,17 @@ def train_window(run: Run, phase: Phase, window: Window, total_weight: float, sc
 
 def forward(run: Run, x: Tensor, y: Tensor) -> Tensor:
     """Sum of the losses of a micro-batch, with its graph. The first call measures what the graph keeps."""
-    with LiveBytes() if run.activation_bytes is None else nullcontext() as live:
+    empty = len(y) == 0
+    if empty:
+        run.backend.model.eval()  # a stand-in sample must leave no trace in running statistics
+    with LiveBytes() if run.activation_bytes is None and not empty else nullcontext() as live:
         x, y = to_device(run, x, y)
         with run.precision.context(run.world.device.type):
             loss = run.loss.total(run.backend.forward(x), y)
         if live is not None:
             run.activation_bytes = live.live
+    if empty:
+        run.backend.model.train()
     return loss
 
 

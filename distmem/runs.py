@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import errno
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,15 +73,21 @@ def _base(name: str) -> Path:
 
 
 def _unfinished(base: Path) -> list[Path]:
-    """Run folders that have a checkpoint and no summary, and that are not held, newest first."""
+    """Run folders that have a checkpoint and did not finish, and that are not held, newest first."""
     if not base.is_dir():
         return []
     folders = sorted((folder for folder in base.iterdir() if (folder / "recipe.yaml").exists()), reverse=True)
     return [
         folder
         for folder in folders
-        if not (folder / "summary.json").exists() and any(folder.glob("**/manifest.json")) and not is_held(folder)
+        if not is_finished(folder) and any(folder.glob("**/manifest.json")) and not is_held(folder)
     ]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run in a folder came to its end; the note of that is its last file."""
+    note = folder / "outcome.json"
+    return note.is_file() and json.loads(note.read_text()).get("state") == "done"
 
 
 def may_go_on(folder: Path, recipe: Recipe, resume: str | None = None) -> None:
@@ -93,7 +100,7 @@ def may_go_on(folder: Path, recipe: Recipe, resume: str | None = None) -> None:
         return  # nothing, or what a start that was killed has left
     if not (folder / "recipe.yaml").exists():
         raise UsageError(f"--out {folder} holds something that is no run of distmem", remedy="name another folder")
-    if (folder / "summary.json").exists():
+    if is_finished(folder):
         raise UsageError(f"the run in {folder} is finished", remedy="name another folder with --out")
     if resume == "never":
         raise UsageError(f"--resume never, and {folder} holds a run already", remedy="name another folder with --out")

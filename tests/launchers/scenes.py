@@ -29,6 +29,8 @@ from launched import (
     workplace,
 )
 
+from distmem.runs import is_finished
+
 SCENES: dict[str, Callable[[Path], Any]] = {}
 TWO = ("--procs", 2)
 
@@ -149,6 +151,8 @@ def killed_at_random(here: Path) -> tuple[Path, list[str], Ended]:
         process.communicate()
         left = [path.name for path in out.glob("**/.*.tmp")]
         events.append(f"killed {wait:.3f} s after its first checkpoint, leaving {left}")
+    if is_finished(out):  # killed behind its last word
+        return out, events, Ended(0, "", "")
     return out, events, call(here, argv)
 
 
