@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from distmem.data.cache import cache_folder
 from distmem.data.loader import Loader
 from distmem.distributed import World
 from distmem.export import import_weights
+from distmem.files import write_json
 from distmem.log import MetricsLog
 from distmem.memory.activation_checkpointing import apply_activation_checkpointing
 from distmem.memory.optimizers import build_optimizer
@@ -27,7 +28,7 @@ from distmem.recipe import Recipe
 from distmem.seeding import be_deterministic, seed_all
 from distmem.show import Show
 from distmem.signals import StopFlag
-from distmem.stages import check_layers
+from distmem.stages import check_stages
 
 
 def prepare(
@@ -45,14 +46,15 @@ def prepare(
     model = models.build(recipe.model.name, recipe.model.args, bundle.hints)
     if recipe.model.init is not None:
         import_weights(model, Path(recipe.model.init))
-    check_layers(recipe, model)
     model.to(device=world.device, dtype=precision.dtype)
     apply_activation_checkpointing(models.blocks(model), recipe.memory.activation_checkpointing)
-    backend = load_backend(recipe.launch.backend)(model, world)
-    loader = Loader(bundle.train, recipe.train.batch_size, recipe.seed, world, spec.workers)
     optim = recipe.optim
     assert isinstance(optim.lr, float)
     optimizer = build_optimizer(optim.name, model.parameters(), optim.lr, optim.args)
+    backend = load_backend(recipe.launch.backend)(model, world)
+    loader = Loader(bundle.train, recipe.train.batch_size, recipe.seed, world, spec.workers)
+    steps = recipe.train.steps or (recipe.train.epochs or 1) * loader.batches
+    check_stages(recipe, model, loader.batches, steps)
     run = Run(
         recipe=recipe,
         folder=folder,
@@ -63,30 +65,39 @@ def prepare(
         loss=losses.build_loss(recipe.loss),
         metrics=metrics.build_metrics(recipe.metrics),
         precision=precision,
-        log=MetricsLog(folder / "metrics.jsonl", world),
+        log=MetricsLog(folder / "metrics.jsonl", world, keep=not arguments.debug),
         show=Show(world),
         stop=stop,
         debug=arguments.debug,
-        resume=arguments.resume,
-        identity=identity(recipe),
+        resume=origin(folder, world, arguments.resume),
+        decisive=decisive(recipe),
     )
-    steps = recipe.train.steps or (recipe.train.epochs or 1) * loader.batches
     phase = Phase("train", 0, folder / "checkpoints", steps, optimizer, optim, best=recipe.checkpoint.best)
     introduce(run, model)
     return run, phase
 
 
+def origin(folder: Path, world: World, resume: Path | None) -> Path | None:
+    """The checkpoint that a run starts from; noted, so that a run killed before one of its own starts there again."""
+    note = folder / "resume.json"
+    if world.first and resume is not None:
+        write_json(note, {"from": str(resume.absolute())})
+    world.barrier()
+    return Path(json.loads(note.read_text())["from"]) if note.exists() else None
+
+
 def introduce(run: Run, model: nn.Module) -> None:
-    """What is about to be trained, in one line."""
+    """What is about to be trained."""
     recipe, world = run.recipe, run.world
-    parts = [
-        f"{recipe.name}: {recipe.model.name}, {count_parameters(model):,} parameters",
-        f"{recipe.data.name}, {len(run.bundle.train):,} samples",
-        f"{world.size} x {world.device.type}, {run.precision.name}",
-        f"batch {recipe.train.batch_size} = {world.size} ranks x {accumulation(recipe, world.size, 0)} micro-batches"
-        f" of {micro_batch(recipe, world.size)}",
-    ]
-    run.show.line("; ".join(parts))
+    run.show.line(
+        f"{recipe.name}: {recipe.model.name}, {count_parameters(model):,} parameters; "
+        f"{recipe.data.name}, {len(run.bundle.train):,} samples"
+    )
+    run.show.line(
+        f"{world.size} x {world.device.type}, {run.precision.name}; batch of {recipe.train.batch_size} = "
+        f"{world.size} x {accumulation(recipe, world.size, 0)} x {micro_batch(recipe, world.size)} "
+        "(processes x micro-batches x samples)"
+    )
     run.show.line(f"run folder: {run.folder}")
 
 
@@ -94,11 +105,22 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def identity(recipe: Recipe) -> str:
-    """A hash of what decides the numbers of the training; world size, memory and launcher are not part of it."""
-    values = recipe.model_dump()
-    train = {key: values["train"][key] for key in ("epochs", "steps", "batch_size", "clip")}
-    model = {key: values["model"][key] for key in ("name", "args")}
-    data_ = {key: values["data"][key] for key in ("name", "args", "val")}
-    decisive = [recipe.seed, model, data_, recipe.loss, values["optim"], train]
-    return hashlib.blake2b(json.dumps(decisive, default=str).encode(), digest_size=8).hexdigest()
+def decisive(recipe: Recipe) -> dict[str, Any]:
+    """What decides the numbers of the training, by key; world size, memory, launcher and length are not part of it,
+    unless the learning rate depends on the length."""
+    optim, train, data = recipe.optim, recipe.train, recipe.data
+    values = {
+        "seed": recipe.seed,
+        "model.name": recipe.model.name,
+        "model.args": recipe.model.args,
+        "data.name": data.name,
+        "data.args": {key: value for key, value in data.args.items() if key not in ("root", "path")},
+        "data.val": data.val,
+        "loss": recipe.loss,
+        "optim": optim.model_dump(),
+        "train.batch_size": train.batch_size,
+        "train.clip": train.clip.model_dump() if train.clip else None,
+    }
+    if optim.schedule.name not in ("constant", "step"):
+        values |= {"train.epochs": train.epochs, "train.steps": train.steps}
+    return json.loads(json.dumps(values, default=str))

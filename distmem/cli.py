@@ -54,7 +54,7 @@ def recipes(
         return
     for name, lines in found.items():
         print(f"{name:<{max(map(len, found))}}  {(lines or [''])[-1]}")
-    print("\ndistmem new NAME copies one to the current folder; distmem run NAME runs it as it is")
+    print("\ndistmem new NAME copies one to the current folder; distmem run NAME [key=value ...] runs it")
 
 
 @app.command()

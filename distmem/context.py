@@ -44,7 +44,7 @@ class Run:
     stop: StopFlag
     debug: bool = False
     resume: Path | None = None  # a checkpoint of another run to start from
-    identity: str = ""  # of everything in the recipe that decides the numbers
+    decisive: dict[str, Any] = field(default_factory=dict)  # what in the recipe decides the numbers, by key
     rate: Rate = field(default_factory=Rate)
     activation_bytes: int | None = None  # what the graph of a micro-batch keeps, measured in the first one
     gradient_bytes: int | None = None  # measured in the first step, before they are dropped
@@ -76,7 +76,9 @@ class Phase:
 
 def to_device(run: Run, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Raw bytes travel, the device widens and normalises them; floating batches get the parameters' dtype."""
-    x, y = x.to(run.world.device, non_blocking=True), y.to(run.world.device, non_blocking=True)
+    device = run.world.device
+    pinned = device.type == "cuda"  # elsewhere the bytes may be gone before they are copied
+    x, y = x.to(device, non_blocking=pinned), y.to(device, non_blocking=pinned)
     x, y = run.bundle.prepare(x, y)
     dtype = run.precision.dtype
     return (x.to(dtype) if x.is_floating_point() else x), (y.to(dtype) if y.is_floating_point() else y)

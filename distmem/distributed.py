@@ -47,7 +47,10 @@ class World:
     def broadcast(self, tensor: torch.Tensor, source: int = 0) -> torch.Tensor:
         """The tensor of rank `source`, in place."""
         if self.size > 1:
-            dist.broadcast(tensor, source)
+            whole = tensor.contiguous()  # gloo would send the memory between the elements of a view too
+            dist.broadcast(whole, source)
+            if whole is not tensor:
+                tensor.copy_(whole)
         return tensor
 
     def gather(self, value: Any) -> list[Any]:
@@ -89,6 +92,8 @@ def _device(name: str, local_rank: int) -> torch.device:
     if name == "cuda":
         if not torch.cuda.is_available():
             raise LaunchError("the recipe asks for cuda, and torch finds no CUDA device", remedy="launch.device=cpu")
+        if torch.cuda.device_count() == 1:
+            local_rank = 0  # the launcher has given each process a card of its own
         if local_rank >= torch.cuda.device_count():
             raise LaunchError(
                 f"local rank {local_rank} has no card: this node has {torch.cuda.device_count()}",

@@ -24,7 +24,7 @@ from distmem.errors import Stopped
 from distmem.evaluation import evaluate, improves, tell
 from distmem.memory.measure import LiveBytes, storage_bytes
 from distmem.recipe.schema import Clip
-from distmem.recipe.types import parse_every
+from distmem.recipe.types import steps_of
 from distmem.resume import restore, snapshot
 from distmem.seeding import seed_all
 from distmem.show import describe
@@ -50,7 +50,7 @@ def train(run: Run, phase: Phase) -> dict[str, float]:
     run.backend.model.train()  # a model may come in evaluation mode
     run.rate.start()
 
-    with run.show.bar(phase.name, phase.steps, phase.step):
+    with run.show.bar(phase.name, phase.steps, phase.step), store.settled():
         for window in remaining_windows(run, phase):
             weight = sum(run.loss.weight(y) for _, y in window.micro_batches)
             show_now = world.first and clock.since_shown() > SHOW_SECONDS
@@ -82,6 +82,7 @@ def train(run: Run, phase: Phase) -> dict[str, float]:
             if evaluate_now or save_now:
                 run.rate.start()
         store.wait()
+    phase.seconds = clock.seconds()
     return evaluation or evaluate(run)
 
 
@@ -171,6 +172,5 @@ def clip_gradients(backend: Backend, clip: Clip | None) -> tuple[Tensor | None, 
 
 
 def _due(every: str, loader: Loader) -> Callable[[int], bool]:
-    count, unit = parse_every(every)
-    steps = count * (loader.batches if unit == "epoch" else 1)
+    steps = steps_of(every, loader.batches)
     return lambda step: step % steps == 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from distmem.batching import accumulation, micro_batch
 from distmem.context import Clock, Phase, Run, to_device
 from distmem.data.loader import evaluation_batches
 from distmem.show import describe
@@ -22,7 +25,10 @@ def evaluate(run: Run) -> dict[str, float]:
     model.eval()
     names, sums, counts = ["loss", *run.metrics], [], []
     size = run.recipe.train.eval_batch_size
-    size = size if isinstance(size, int) else max(64, -(-run.recipe.train.batch_size // run.world.size))
+    if not isinstance(size, int):  # no gradients are kept, yet what was cut to fit stays cut
+        whole = accumulation(run.recipe, run.world.size, 0) == 1
+        size = micro_batch(run.recipe, run.world.size)
+        size = max(64, size) if whole else size
     batches = evaluation_batches(run.bundle.val, size, run.world, run.recipe.data.workers)
     for number, (x, y) in enumerate(batches):
         if run.debug and number == DEBUG_BATCHES:
@@ -50,9 +56,9 @@ def _row(run: Run, numbers: list[Tensor | int]) -> Tensor:
 
 def tell(run: Run, phase: Phase, epoch: int, evaluation: dict[str, float], clock: Clock) -> None:
     """One evaluation into the log and onto the screen."""
-    line = {"kind": "eval", "phase": phase.name, "step": phase.step, "epoch": epoch, **evaluation}
+    values = {**run.log.mean(), **evaluation}
+    line = {"kind": "eval", "phase": phase.name, "step": phase.step, "epoch": epoch, **values}
     run.log.write([{**line, "time_s": round(clock.seconds(), 4)}])
-    values = {"loss": run.log.last["loss"], **evaluation} if run.log.last else evaluation
     epochs = -(-phase.steps // run.loader.batches)
     speed = f"{run.rate.samples_per_s:,.0f} samples/s"
     run.show.line(f"{phase.name}  epoch {epoch + 1}/{epochs}  step {phase.step}  {describe(values)}  {speed}")
@@ -63,6 +69,8 @@ def improves(phase: Phase, evaluation: dict[str, float]) -> bool:
     if phase.best is None:
         return False
     value = evaluation[phase.best]
+    if math.isnan(value):
+        return False
     lower_is_better = phase.best in LOWER_IS_BETTER
     better = phase.best_value is None or (value < phase.best_value if lower_is_better else value > phase.best_value)
     if better:

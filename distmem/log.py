@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,26 @@ from torch import Tensor
 
 from distmem.distributed import World
 from distmem.errors import TrainingError
+from distmem.files import write_text
 
 
 class MetricsLog:
-    """Buffers steps, flushes them as lines. Every rank calls the same methods in the same order."""
+    """Buffers steps, flushes them as lines. Every rank calls the same methods in the same order.
 
-    def __init__(self, path: Path, world: World):
-        self.path, self.world = path, world
+    keep: whether to write; a debug run leaves nothing.
+    """
+
+    def __init__(self, path: Path, world: World, keep: bool = True):
+        self.path, self.world, self.keep = path, world, keep
         self._buffer: list[tuple[dict[str, Any], Tensor, float, Tensor | None, Tensor | None]] = []
         self.last: dict[str, Any] = {}
+        self._sum = self._weight = 0.0  # since the last evaluation
+
+    def mean(self) -> dict[str, float]:
+        """{"train_loss": mean loss per sample or token since the last call}; empty when nothing was trained."""
+        mean = {"train_loss": self._sum / self._weight} if self._weight else {}
+        self._sum = self._weight = 0.0
+        return mean
 
     def step(
         self, fields: dict[str, Any], loss_sum: Tensor, weight: float, norm: Tensor | None, clipped: Tensor | None
@@ -41,7 +51,7 @@ class MetricsLog:
         sums = self.world.sum(torch.stack([entry[1] for entry in buffer]).double().tolist())
         lines = []
         for (fields, _, weight, norm, clipped), loss_sum in zip(buffer, sums, strict=True):
-            line = {"kind": "step", **fields, "loss": loss_sum / max(weight, 1)}
+            line = {"kind": "step", **fields, "loss": loss_sum / max(weight, 1), "weight": weight}
             if norm is not None and clipped is not None:
                 line |= {"grad_norm": float(norm), "grad_norm_clipped": float(clipped)}
             lines.append(line)
@@ -49,12 +59,17 @@ class MetricsLog:
         for line in lines:
             if not math.isfinite(line["loss"]):
                 raise self._not_finite(line)
-            self.last = line
+            self._remember(line)
         return lines
+
+    def _remember(self, line: dict[str, Any]) -> None:
+        self.last = line
+        self._sum += line["loss"] * line["weight"]
+        self._weight += line["weight"]
 
     def write(self, lines: list[dict[str, Any]]) -> None:
         """Append whole lines; numbers that JSON has not (nan, inf) become null."""
-        if self.world.first:
+        if self.world.first and self.keep:
             with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps({k: _plain(v) for k, v in line.items()}) + "\n" for line in lines)
 
@@ -67,25 +82,27 @@ class MetricsLog:
             "the newest checkpoint is from before this step",
         )
 
-    def size(self) -> int:
-        """Bytes written so far; a checkpoint notes it."""
-        return self.path.stat().st_size if self.path.exists() else 0
+    def cut(self, phase: str, step: int) -> None:
+        """Forget what a phase wrote after a step: it will be done again. And half a line of a killed process."""
+        if not (self.world.first and self.keep and self.path.exists()):
+            return
+        text = self.path.read_text(encoding="utf-8")
+        lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
+        kept = [line for line in lines if (read := json.loads(line))["phase"] != phase or read["step"] <= step]
+        if "".join(kept) != text:
+            write_text(self.path, "".join(kept))
+        for line in kept:
+            if line.startswith('{"kind": "eval"'):
+                self.mean()
+            else:
+                self._remember(json.loads(line))
 
-    def cut(self, size: int) -> None:
-        """Forget lines written after a checkpoint was taken: their steps will be done again. And half a line."""
-        if self.world.first and self.path.exists():
-            text = self.path.read_bytes()[:size]
-            text = text[: text.rfind(b"\n") + 1]  # a process that was killed may have written a part of a line
-            os.truncate(self.path, len(text))
-            steps = [line for line in text.splitlines() if line.startswith(b'{"kind": "step"')]
-            self.last = json.loads(steps[-1]) if steps else {}
-
-    def cut_phase(self, phase: str) -> None:
-        """Forget a phase that begins anew, and whatever follows it."""
-        if self.world.first and self.path.exists():
-            text = self.path.read_bytes()
-            begins = text.find(f'"phase": {json.dumps(phase)}'.encode())
-            self.cut(len(text) if begins < 0 else text.rfind(b"\n", 0, begins) + 1)
+    def last_train_loss(self) -> float | None:
+        """The mean training loss up to the last evaluation of the run, as the log has it."""
+        if not self.path.exists():
+            return None
+        evaluations = [line for line in self.path.read_text().splitlines() if line.startswith('{"kind": "eval"')]
+        return json.loads(evaluations[-1]).get("train_loss") if evaluations else None
 
 
 def _plain(value: Any) -> Any:

@@ -56,6 +56,11 @@ class ClassLoss(Loss):
     def total(self, output: Tensor, target: Tensor) -> Tensor:
         if len(target) == 0:
             return output[:0].sum()
+        if target.is_floating_point():
+            raise TrainingError(
+                f"this loss needs class numbers, and the targets are {str(target.dtype).removeprefix('torch.')}",
+                remedy="for numbers to predict: loss: mse and metrics: [mae]",
+            )
         if output.shape[:-1] != target.shape:
             raise TrainingError(
                 f"the model gives {tuple(output.shape)} for targets of {tuple(target.shape)}",

@@ -23,9 +23,10 @@ def accuracy(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
 
 
 def top5(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
-    """Samples whose target is among the five highest scores."""
+    """Samples whose target is among the five highest scores; targets of -100 are not counted."""
     best = output.topk(min(5, output.shape[-1]), dim=-1).indices
-    return (best == target.unsqueeze(-1)).any(-1).sum(), target.numel()
+    counted = target != IGNORED
+    return ((best == target.unsqueeze(-1)).any(-1) & counted).sum(), counted.sum()
 
 
 def mae(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:

@@ -47,7 +47,7 @@ def run_in(folder: Path, recipe: Recipe, world: World, stop: StopFlag, arguments
         measured = measure(run, phase)
         if world.first and not run.debug:
             export_weights(run.backend.model, folder / "model.safetensors")
-        stages = run_stages(run, dense)
+        stages = run_stages(run, dense, phase.seconds)
     except Stopped as stopped:
         if world.first:
             write_json(folder / "outcome.json", {"state": "stopped", "message": str(stopped)})

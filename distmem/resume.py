@@ -35,7 +35,7 @@ def snapshot(run: Run, phase: Phase, scaler: Any, clock: Clock) -> tuple[dict[st
         "epoch": epoch,
         "batch": batch,
         "seed": run.recipe.seed,
-        "identity": run.identity,
+        "decisive": run.decisive,
         "global_batch": run.recipe.train.batch_size,
         "world_size": run.world.size,
         "precision": run.precision.name,
@@ -43,7 +43,8 @@ def snapshot(run: Run, phase: Phase, scaler: Any, clock: Clock) -> tuple[dict[st
         "skipped": phase.skipped,
         "best_value": phase.best_value,
         "seconds": clock.seconds(),
-        "log_bytes": run.log.size(),
+        "samples": len(run.bundle.train),
+        "groups": [_numbers(group) for group in phase.optimizer.param_groups],
     }
     return tensors, progress
 
@@ -53,16 +54,18 @@ def restore(run: Run, phase: Phase, scaler: Any, store: CheckpointStore) -> None
     saved = newest_everywhere(run.world, store)
     if saved is None and run.resume is not None and phase.index == 0:
         saved = read_checkpoint(run.resume)
-        saved.progress["log_bytes"] = 0  # the log of the other run stays there
+        saved.progress["best_value"] = None  # the best of the other run stays there
     if saved is None:
-        run.log.cut_phase(phase.name)  # of an earlier life that ended before its first checkpoint
+        run.log.cut(phase.name, 0)  # of an earlier life that ended before its first checkpoint
         return
     for damaged in saved.passed_over:
         run.show.line(f"passed over: {damaged}")
     progress = saved.progress
-    if progress["identity"] != run.identity:
+    was, now = progress["decisive"], run.decisive
+    if differing := [key for key in was.keys() & now.keys() if was[key] != now[key]]:
+        told = "; ".join(f"{key} was {was[key]}, now {now[key]}" for key in sorted(differing))
         raise CheckpointError(
-            f"{saved.path} was written by a run with another model, data, optimizer or batch",
+            f"{saved.path} was written by another recipe: {told}",
             remedy="resume with the recipe it was made with, or start from its weights alone with model.init",
         )
     if progress["phase"] != phase.name:
@@ -70,14 +73,26 @@ def restore(run: Run, phase: Phase, scaler: Any, store: CheckpointStore) -> None
             f"{saved.path} was written in {progress['phase']}, and {phase.name} cannot go on from it",
             remedy="resume the whole run with --out DIR, or start from its weights alone with model.init",
         )
+    if progress["samples"] != len(run.bundle.train):
+        raise CheckpointError(
+            f"{saved.path} was written with {progress['samples']:,} training samples, and now there are "
+            f"{len(run.bundle.train):,}",
+            remedy="resume with the data it was made with, or start from its weights alone with model.init",
+        )
     run.backend.load_state(saved.tensors, phase.optimizer)
+    for group, numbers in zip(phase.optimizer.param_groups, progress["groups"], strict=True):
+        group.update(numbers)
     if masks := below(saved.tensors, "masks/"):
         phase.masks = Masks({name: mask.to(run.world.device) for name, mask in masks.items()})
     if scaler.is_enabled() and progress["scaler"]:
         scaler.load_state_dict(progress["scaler"])
     phase.step, phase.seconds, phase.skipped = progress["step"], progress["seconds"], progress["skipped"]
     phase.best_value = progress["best_value"]
-    ended = phase.step == phase.steps  # then the lines that follow belong to later phases, which go on too
-    run.log.cut(run.log.size() if ended else progress["log_bytes"])
+    run.log.cut(phase.name, phase.step)
     run.resumed_from = {"checkpoint": str(saved.path), "phase": phase.name, "step": phase.step}
     run.show.line(f"{phase.name}: goes on after step {phase.step} of {phase.steps} ({saved.path})")
+
+
+def _numbers(group: dict[str, Any]) -> dict[str, float]:
+    """What an optimizer counts per group (Prodigy's d, a schedule-free optimizer's k); lr comes from the schedule."""
+    return {key: value for key, value in group.items() if type(value) in (int, float) and key != "lr"}

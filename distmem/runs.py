@@ -104,7 +104,10 @@ def may_go_on(folder: Path, recipe: Recipe, resume: str | None = None) -> None:
         raise UsageError(f"the run in {folder} is finished", remedy="name another folder with --out")
     if resume == "never":
         raise UsageError(f"--resume never, and {folder} holds a run already", remedy="name another folder with --out")
-    if differing := _differences(folder, recipe):
+    differing = _differences(folder, recipe) if any(folder.glob("**/manifest.json")) else []
+    if differing == ["after"] and not any(folder.glob("stages/*/stage.json")):
+        differing = []  # no stage has ended: the trained model goes on into the new ones
+    if differing:
         raise UsageError(
             f"{folder} holds a run of another recipe; they differ in {', '.join(differing)}",
             remedy="name another folder with --out, or start from its weights with model.init",

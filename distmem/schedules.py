@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from distmem.recipe.schema import Schedule
-from distmem.recipe.types import parse_every
+from distmem.recipe.types import steps_of
 
 ONECYCLE_RISE, ONECYCLE_START, ONECYCLE_END = 0.3, 1 / 25, 1 / 25e4  # torch's OneCycleLR, arXiv 1708.07120
 
@@ -21,8 +21,7 @@ def factor(schedule: Schedule, step: int, total: int, steps_per_epoch: int) -> f
     if schedule.name == "linear":
         return schedule.final + (1 - schedule.final) * (1 - done)
     if schedule.name == "step":
-        count, unit = parse_every(schedule.every)
-        return schedule.gamma ** (step // (count * (steps_per_epoch if unit == "epoch" else 1)))
+        return schedule.gamma ** (step // steps_of(schedule.every, steps_per_epoch))
     if schedule.name == "onecycle":
         return _onecycle(step, total)
     return 1.0

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distmem.compress.count import count_nonzeros, totals
@@ -26,11 +25,11 @@ from distmem.context import Phase, Run
 from distmem.engine import train
 from distmem.errors import CompressError, Stopped
 from distmem.evaluation import evaluate
-from distmem.export import export_weights
+from distmem.export import export_weights, import_weights
 from distmem.files import write_json
 from distmem.memory.optimizers import build_optimizer
 from distmem.recipe.schema import Gradual, Optim, Prune, Recipe, Retrain, Share
-from distmem.recipe.types import parse_every
+from distmem.recipe.types import steps_of
 from distmem.show import describe
 
 WEIGHTS, MASKS, RESULT = "model.safetensors", "masks.safetensors", "stage.json"
@@ -44,10 +43,13 @@ class Compressed:
     codebooks: dict[str, int] = field(default_factory=dict)
 
 
-def run_stages(run: Run, dense: dict[str, float]) -> list[dict[str, Any]]:
-    """Run the stages of the recipe that are not done yet; gives one row per stage, the dense model first."""
+def run_stages(run: Run, dense: dict[str, float], seconds: float = 0.0) -> list[dict[str, Any]]:
+    """Run the stages of the recipe that are not done yet; gives one row per stage, the dense model first.
+
+    dense: the evaluation of the trained model; seconds: what its training took.
+    """
     done = Compressed()
-    rows = [_row(run, "dense", 0, dense, done, 0.0, {})]
+    rows = [_row(run, "dense", 0, dense, done, seconds, {})]
     for index, stage in enumerate(run.recipe.after, start=1):
         folder = run.folder / "stages" / f"{index:02d}-{stage.name}"
         if (folder / RESULT).exists():
@@ -70,11 +72,24 @@ def run_stages(run: Run, dense: dict[str, float]) -> list[dict[str, Any]]:
     return rows
 
 
-def check_layers(recipe: Recipe, model: nn.Module) -> None:
-    """Whether each stage finds its layers and a value for each. Raises CompressError: before hours of training."""
+def check_stages(recipe: Recipe, model: nn.Module, steps_per_epoch: int, steps: int) -> None:
+    """Whether each stage finds its layers, a value for each, and time for its updates and warm-up.
+
+    Raises CompressError before hours of training.
+    """
+    check_warmup("optim", recipe.optim, steps)
     parameters = dict(model.named_parameters())
     for index, stage in enumerate(recipe.after):
         settings = stage.settings
+        trains = settings if isinstance(settings, Retrain) else getattr(settings, "gradual", None)
+        if trains:
+            steps = trains.epochs * steps_per_epoch
+            check_warmup(f"after.{index}.{stage.name}", trains.optim or recipe.optim, steps)
+        if isinstance(trains, Gradual) and last_update(trains, steps_per_epoch) == 0:
+            raise CompressError(
+                f"after.{index}.prune.gradual: {steps} steps have no mask update between the first and the last",
+                remedy="a shorter gradual.every, or more epochs",
+            )
         if isinstance(settings, Retrain):
             continue
         what = "bits" if isinstance(settings, Share) else "sensitivity" if settings.method == "std" else "sparsity"
@@ -123,14 +138,7 @@ def _times(values: dict[str, float], factor: float) -> dict[str, float]:
 
 def _gradual_masks(run: Run, settings: Prune, gradual: Gradual, phase: Phase) -> Callable[[int], Masks | None]:
     """New masks at each interval; the last update, at the final sparsity, comes one interval before the end."""
-    count, unit = parse_every(gradual.every)
-    interval = count * (run.loader.batches if unit == "epoch" else 1)
-    last = (phase.steps - 1) // interval * interval
-    if last == 0:
-        raise CompressError(
-            f"gradual pruning of {phase.steps} steps has no update between its first and its last step",
-            remedy="a shorter gradual.every, or more epochs",
-        )
+    interval, last = steps_of(gradual.every, run.loader.batches), last_update(gradual, run.loader.batches)
 
     def due(step: int) -> Masks | None:
         if step % interval or step > last:
@@ -138,6 +146,20 @@ def _gradual_masks(run: Run, settings: Prune, gradual: Gradual, phase: Phase) ->
         return _masks(run, settings, cubic_sparsity(step, 0, last, 1.0), phase.masks)
 
     return due
+
+
+def last_update(gradual: Gradual, steps_per_epoch: int) -> int:
+    """The step of the last mask update, where the sparsity is final; the rest of the interval trains with it."""
+    interval = steps_of(gradual.every, steps_per_epoch)
+    return (gradual.epochs * steps_per_epoch - 1) // interval * interval
+
+
+def check_warmup(where: str, optim: Optim, steps: int) -> None:
+    if optim.schedule.warmup_steps >= steps:
+        raise CompressError(
+            f"{where}: a warm-up of {optim.schedule.warmup_steps} steps does not end within {steps} steps",
+            remedy="fewer schedule.warmup_steps",
+        )
 
 
 def retrain(run: Run, settings: Retrain, done: Compressed, folder: Path, index: int) -> None:
@@ -166,19 +188,16 @@ def share(run: Run, settings: Share, done: Compressed, folder: Path, index: int)
         if owner == run.world.rank
     }
     for name, weight in chosen.items():
-        codes, centroids = _from_owner(run, solved.get(name), owners[name], weight, int(bits[name]))
+        codes, centroids = _from_owner(run, solved.get(name), owners[name], weight)
         write_shared_(weight, codes, centroids)
         done.codebooks[name] = len(centroids)
 
 
-def _from_owner(
-    run: Run, solved: tuple[Tensor, Tensor] | None, owner: int, weight: Tensor, bits: int
-) -> tuple[Tensor, Tensor]:
+def _from_owner(run: Run, solved: tuple[Tensor, Tensor] | None, owner: int, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Codes and centroids of a layer, on every rank."""
-    codes_dtype = torch.uint8 if bits <= 8 else torch.int32
     count = torch.tensor([len(solved[1]) if solved else 0])
     run.world.broadcast(count, owner)
-    codes, centroids = solved or (torch.empty(int((weight != 0).sum()), dtype=codes_dtype), torch.empty(int(count)))
+    codes, centroids = solved or (torch.empty(int((weight != 0).sum()), dtype=torch.uint8), torch.empty(int(count)))
     return run.world.broadcast(codes, owner), run.world.broadcast(centroids, owner)
 
 
@@ -225,9 +244,7 @@ def _keep(run: Run, folder: Path, done: Compressed, row: dict[str, Any]) -> None
 
 def _take_over(run: Run, folder: Path, done: Compressed) -> dict[str, Any]:
     """Put the result of a stage that an earlier life of the run has finished into the model."""
-    from distmem.checkpoint.canonical import load_weights
-
-    load_weights(load_file(folder / WEIGHTS), run.backend.model, str(folder / WEIGHTS))
+    import_weights(run.backend.model, folder / WEIGHTS)
     if (folder / MASKS).exists():
         done.masks = Masks.load(folder / MASKS, run.world.device)
     row = json.loads((folder / RESULT).read_text())

@@ -23,6 +23,9 @@ from distmem.errors import DistmemError, Stopped, UsageError
 from distmem.launched import launched
 from distmem.signals import StopFlag, end_with_parent
 
+# a message about an error in a model or a loss points at their code, not at ours around it
+NOT_THE_USERS = ("site-packages", "/lib/python", str(Path(__file__).parent), "<frozen")
+
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m distmem.worker", description="one rank of a distmem run")
@@ -77,7 +80,12 @@ def report_failure(error: BaseException, rank: int, arguments: argparse.Namespac
             folder = arguments.out / "errors"
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"rank{rank}-{time.time_ns()}.json").write_text(json.dumps(note))
+            (arguments.out / "logs").mkdir(exist_ok=True)
+            with (arguments.out / "logs" / f"rank{rank}.log").open("a") as log:
+                log.write(text)
             return
+    if exit_code(error) == UsageError.exit_code and rank > 0:
+        return  # the same on every rank
     shown = text if arguments.debug or not isinstance(error, (DistmemError, UsageError)) else message
     print(shown if rank == 0 else f"rank {rank}: {shown}", file=sys.stderr)
 
@@ -93,8 +101,8 @@ def lost_neighbour(error: BaseException) -> bool:
 def plain_message(error: BaseException) -> str:
     """An error that is none of distmem's own: its kind, its words and the line it came from."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename and "/lib/python" not in frame.filename]
-    last = (own or list(frames))[-1]
+    users = [frame for frame in frames if not any(part in frame.filename for part in NOT_THE_USERS)]
+    last = (users or list(frames))[-1]
     return f"{type(error).__name__}: {error}\n  at {last.filename}:{last.lineno}: {last.line}"
 
 

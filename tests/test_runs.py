@@ -93,9 +93,18 @@ def test_folders_of_others_are_refused():
     refused("--resume never, and mine holds a run already", "mine", "never")
     refused("they differ in optim.lr, train.epochs", "mine", None, "optim.lr=0.5", "train.epochs=3")
     refused("they differ in seed", "mine", "auto", "seed=1")
+    Path("mine/stages/01-share").mkdir(parents=True)
+    Path("mine/stages/01-share/stage.json").write_text("{}")
     refused("they differ in after", "mine", None, "after=[{share: {bits: 4}}]")
     refused("--resume nowhere: there is no checkpoint in this folder", None, "nowhere")
     refused("--resume mine: there is no checkpoint in this folder", None, "mine")
+
+
+def test_a_run_that_kept_nothing_is_no_hindrance():
+    run_in(Path("failed"), "data.val=valid", saved=False)
+    assert choose("failed") == (Path("failed"), None)
+    run_in(Path("trained"))
+    assert choose("trained", None, "after=[{share: {bits: 4}}]") == (Path("trained"), None)
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ def test_pruning_twice_adds_up(tmp_path):
 
 def test_too_few_steps_for_gradual_pruning(tmp_path):
     stage = {"prune": {"method": "global", "sparsity": 0.5, "gradual": {"epochs": 1, "every": "2epochs"}}}
-    with pytest.raises(CompressError, match="has no update between its first and its last step"):
+    with pytest.raises(CompressError, match="no mask update between the first and the last"):
         fit(World(), tmp_path, "train.steps=2", after=[stage])
 
 

@@ -241,7 +241,7 @@ def test_start_shows_the_first_error_that_is_no_consequence(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WorkerError) as raised:
         start(python(child), Path())
-    assert str(raised.value) == "rank 1: odd apples\n  log: logs"
+    assert str(raised.value) == "rank 1: odd apples\n  log: logs/rank1.log"
     assert (raised.value.exit_code, raised.value.traceback) == (2, "T")
 
 

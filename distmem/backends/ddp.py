@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from distmem.checkpoint.canonical import load_replicated, replicated_state
 from distmem.distributed import World
+from distmem.errors import ModelError
 
 
 class DDP:
@@ -20,14 +21,33 @@ class DDP:
         self.model, self.world = model, world
         self.wrapped: nn.Module = model
         if world.size > 1:
-            self.wrapped = DistributedDataParallel(
-                model,
-                device_ids=[world.device.index] if world.device.type == "cuda" else None,
+            self.wrapped = self._replicated()
+
+    def _replicated(self) -> DistributedDataParallel:
+        device = self.world.device
+        try:
+            return DistributedDataParallel(
+                self.model,
+                device_ids=[device.index] if device.type == "cuda" else None,
                 gradient_as_bucket_view=True,  # no second copy of the gradients (pytorch #41954)
             )
+        except RuntimeError as error:
+            kinds = {f"{name}: {buffer.dtype}" for name, buffer in self.model.named_buffers()}
+            raise ModelError(
+                f"the model cannot be copied to {self.world.size} ranks: {error}",
+                remedy=f"one process, or other buffers ({', '.join(sorted(kinds)) or 'it has none'})",
+            ) from error
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.wrapped(x)
+        try:
+            return self.wrapped(x)
+        except RuntimeError as error:
+            if "finished reduction" not in str(error):
+                raise
+            raise ModelError(
+                "some parameters got no gradient in the step before, which several ranks cannot add up",
+                remedy="set requires_grad=False on what forward does not use, or run one process",
+            ) from error
 
     def accumulating(self) -> AbstractContextManager:
         return self.wrapped.no_sync() if isinstance(self.wrapped, DistributedDataParallel) else nullcontext()

@@ -24,13 +24,21 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 def replicated_state(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Tensor]:
     """Copies on the CPU of a model (and its optimizer) that this rank holds as a whole."""
-    state = {f"model/{name}": _copy(tensor) for name, tensor in model.state_dict().items()}
+    weights = model.state_dict()
+    if odd := [name for name, value in weights.items() if not isinstance(value, Tensor)]:
+        raise CheckpointError(f"the model keeps something that is no tensor in its state: {', '.join(odd)}")
+    state = {f"model/{name}": _copy(tensor) for name, tensor in weights.items()}
     if optimizer is not None:
         names = {parameter: name for name, parameter in model.named_parameters()}
         for name, values in named_state(optimizer, names).items():
             for key, value in values.items():
-                if value is not None:
+                if isinstance(value, (Tensor, int, float)):
                     state[f"optimizer/{name}/{key}"] = _copy(torch.as_tensor(value))
+                elif value is not None:
+                    raise CheckpointError(
+                        f"the optimizer keeps a {type(value).__name__} for {name} ({key}); a checkpoint holds numbers",
+                        remedy="another optimizer: tensors and numbers can be saved and resumed",
+                    )
     return state
 
 

@@ -14,6 +14,8 @@ import os
 import re
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,15 @@ class CheckpointStore:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Whatever happens inside, a write under way comes to its end: it is the newest whole state."""
+        try:
+            yield
+        finally:
+            if self._writer is not None:
+                self._writer.join()
 
     def _try_write(self, *args: Any) -> None:
         try:
@@ -192,7 +203,7 @@ def read_checkpoint(path: Path) -> Saved:
                 raise CheckpointError(f"{path}: {name} is damaged: its hash is not the one in {MANIFEST}")
         progress = json.loads((path / PROGRESS).read_text())
         return Saved(path, load_file(path / STATE), progress)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise CheckpointError(f"{path} is no checkpoint: {error.strerror}: {error.filename}") from error
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from distmem.backends import BACKENDS
 from distmem.checks.fault import Fault, not_yet, optimizers, world_size
 from distmem.hardware import Hardware
-from distmem.recipe.schema import Recipe
+from distmem.recipe.schema import Recipe, Slurm
 
 
 def device(recipe: Recipe, hardware: Hardware) -> Iterator[Fault]:
@@ -47,6 +47,8 @@ def launch(recipe: Recipe, _: Hardware) -> Iterator[Fault]:
             f"{launch.nodes} nodes: distmem starts the processes of one node",
             "nodes: 1, and start `torchrun --nnodes ... -m distmem.worker RECIPE` on each node",
         )
+    if launch.slurm != Slurm() and launch.launcher != "slurm":
+        yield Fault(("launch", "slurm"), f"only the launcher slurm reads this, not {launch.launcher}", "remove it")
     if launch.restarts and launch.launcher == "local":
         yield Fault(("launch", "restarts"), "only torchrun restarts failed processes", "launcher: torchrun")
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from distmem.errors import CompressError
+from distmem.files import sync_file
 
 _FORMAT = "distmem-masks-1"
 
@@ -139,6 +140,7 @@ class Masks(Mapping[str, Tensor]):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             temporary.write_bytes(content)
+            sync_file(temporary)
             os.replace(temporary, path)
         except OSError as error:
             temporary.unlink(missing_ok=True)

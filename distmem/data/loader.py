@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from distmem.data.order import Order
-from distmem.data.split import Columns, Split, Windows
+from distmem.data.split import Columns, Split, Subset, Windows
 from distmem.distributed import World
+from distmem.seeding import seed_all
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Window:
 
 
 def cut(total: int, parts: int, index: int) -> tuple[int, int]:
-    """Start and end of part `index` when `total` things are cut into `parts` runs, sizes differing by at most one."""
-    return total * index // parts, total * (index + 1) // parts
+    """Start and end of part `index` when `total` things are cut into `parts` runs; the first ones are larger by one."""
+    return -(-total * index // parts), -(-total * (index + 1) // parts)
 
 
 class Loader:
@@ -51,8 +52,15 @@ class Loader:
     def windows(self, epoch: int, first: int, accumulate: int) -> Iterator[Window]:
         """The windows of an epoch from batch `first` on, each in `accumulate` micro-batches."""
         order = Order(len(self.split), self.seed, epoch)
-        plans = ((epoch, batch, self._ids(order, batch)) for batch in range(first, self.batches))
-        for (_, batch, ids), gathered in _ahead(plans, lambda plan: self._gather(plan[2], accumulate), self.workers):
+        plans = ((batch, self._ids(order, batch)) for batch in range(first, self.batches))
+
+        def work(plan: tuple[int, np.ndarray]) -> list[tuple[Tensor, Tensor]]:
+            batch, ids = plan
+            if not in_memory(self.split):  # an item may draw random numbers: they too are those of the step
+                seed_all(torch.device("cpu"), self.seed, epoch, batch, self.world.rank)
+            return self._gather(ids, accumulate)
+
+        for (batch, ids), gathered in _ahead(plans, work, self.workers):
             yield Window(epoch, batch, len(ids), gathered)
 
     def _ids(self, order: Order, batch: int) -> np.ndarray:
@@ -89,11 +97,15 @@ def gather(split: Split, ids: np.ndarray, world: World) -> tuple[Tensor, Tensor]
     return (x.pin_memory(), y.pin_memory()) if world.device.type == "cuda" else (x, y)
 
 
+def in_memory(split: Split) -> bool:
+    """Whether batches are gathered from tensors, and not from items that run code of the user's."""
+    return in_memory(split.split) if isinstance(split, Subset) else isinstance(split, (Columns, Windows))
+
+
 def auto_workers(split: Split, world: World) -> int:
-    """No thread for tensors on a CPU (a gather takes microseconds), one beside a GPU, two for Python items."""
-    if not isinstance(split, (Columns, Windows)):
-        return 2
-    return 1 if world.device.type == "cuda" else 0
+    """A thread beside a GPU; none on a CPU, where a gather takes microseconds, and none for items: they may draw
+    random numbers, which threads would take from each other."""
+    return 1 if world.device.type == "cuda" and in_memory(split) else 0
 
 
 def _ahead(plans: Iterable, work, workers: int) -> Iterator[tuple]:

@@ -8,11 +8,13 @@ afresh. There is no process group in it, so it works under any launcher and acro
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -48,10 +50,11 @@ def load(source: Source, folder: Path) -> Stored:
     """
     key = fingerprint(source)
     path = folder / f"{key}.safetensors"
-    if (stored := _open(path)) is not None:
-        return stored
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _only_ours(folder)
+        if (stored := _open(path)) is not None:
+            return stored
         with _locked(folder / f"{key}.lock"):
             return _open(path) or _build(source, path)
     except OSError as fault:
@@ -77,7 +80,7 @@ def fingerprint(source: Source) -> str:
         "args": source.args,
         "code": source.code(),
         "state": source.restored,
-        "files": [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats],
+        "files": [(path, facts.st_size, facts.st_mtime_ns) for path, facts in stats],
     }
     text = json.dumps(facts, sort_keys=True, default=repr)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -92,9 +95,16 @@ def entries(folder: Path) -> list[tuple[Path, str, int]]:
     return found
 
 
+def _only_ours(folder: Path) -> None:
+    """Data that others can write is not trusted. Raises OSError."""
+    state = folder.lstat()
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & 0o022:
+        raise PermissionError(errno.EPERM, "others can write there", str(folder))
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

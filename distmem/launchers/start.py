@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -56,7 +58,7 @@ class _Child:
         try:
             self.process = subprocess.Popen(
                 command.argv,
-                env={**command.env, **os.environ},  # what the user has set comes first
+                env={**command.env, **_without_world(os.environ)},  # what the user has set comes first
                 stderr=stderr,
                 start_new_session=True,  # Ctrl-C reaches the workers once, through us
                 preexec_fn=lambda: end_with_parent(signal.SIGTERM, parent),
@@ -71,6 +73,8 @@ class _Child:
                 signal.signal(number, handler)
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and not self.requests:
+            print("stopping at the end of this step; Ctrl-C again ends at once", file=sys.stderr)
         self.killed = number == signal.SIGINT and signal.SIGINT in self.requests
         self.requests.append(signal.Signals(number))
         if self.process is None:
@@ -81,6 +85,12 @@ class _Child:
             self.process.send_signal(number)
 
 
+def _without_world(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without a world that is not ours: this launcher makes its own."""
+    foreign = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    return {k: v for k, v in environment.items() if k not in foreign and not k.startswith("TORCHELASTIC_")}
+
+
 class WorkerError(DistmemError):
     """What a rank reported; its traceback comes along for --debug."""
 
@@ -88,7 +98,7 @@ class WorkerError(DistmemError):
         self.exit_code = int(note["exit_code"])
         self.traceback = str(note["traceback"])
         rank = f"rank {note['rank']}: " if note["rank"] else ""
-        super().__init__(f"{rank}{note['message']}\n  log: {log}")
+        super().__init__(f"{rank}{note['message']}\n  log: {log}/rank{note['rank']}.log")
 
 
 def _failure(code: int, child: _Child, folder: Path, log: Path, said: str) -> DistmemError:

@@ -52,14 +52,17 @@ def _fused(kind: Any, parameters: list[torch.nn.Parameter], args: dict) -> dict[
     """One kernel for the whole step: on a CPU it is several times faster than the loop over parameters."""
     import torch
 
+    if not (isinstance(kind, type) and kind.__module__.startswith("torch.optim")):
+        return {}  # elsewhere `fused` may mean something else
     if "fused" not in inspect.signature(kind).parameters or {"foreach", "fused", "capturable"} & set(args):
         return {}
     halves = (torch.float16, torch.bfloat16)
     if issubclass(kind, torch.optim.SGD) and any(p.device.type == "cpu" and p.dtype in halves for p in parameters):
         return {}  # most weights would stay where they are (https://github.com/pytorch/pytorch/issues/191763)
     devices = torch.utils._foreach_utils._get_fused_kernels_supported_devices()
+    dense = all(torch.empty_like(p, device="meta").stride() == p.stride() for p in parameters)  # or it writes beside
     supported = all(p.is_floating_point() and p.device.type in devices for p in parameters)
-    return {"fused": True} if supported and not args.get("differentiable") else {}
+    return {"fused": True} if dense and supported and not args.get("differentiable") else {}
 
 
 def named_state(optimizer: torch.optim.Optimizer, names: dict[torch.nn.Parameter, str]) -> dict[str, dict[str, Any]]:
@@ -77,8 +80,9 @@ def load_named_state(
 
     for parameter, name in names.items():
         for key, value in state.get(name, {}).items():
-            if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.dim():
-                value = value.to(device=parameter.device, dtype=parameter.dtype, copy=True)
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape and key != "step":
+                # in the parameter's own strides: fused kernels walk both memories side by side
+                value = torch.empty_like(parameter, requires_grad=False).copy_(value)
             elif isinstance(value, torch.Tensor):
                 value = value.clone()  # `step`: a scalar that torch keeps on the CPU unless fused on a GPU
                 fused = optimizer.param_groups[0].get("fused") or optimizer.param_groups[0].get("capturable")

@@ -88,6 +88,8 @@ def _words(detail: Any, path: KeyPath) -> tuple[str, str | None]:
     key = _dotted(path)
     if kind == "extra_forbidden":
         known = known_keys(path[:-1])
+        if path[0] == "after" and path[-1] in STAGES_TO_COME:
+            return f"{key}: this stage does not work yet", f"one of {', '.join(known)}"
         return f'unknown key "{key}".{did_you_mean(str(path[-1]), known)}', f"one of {', '.join(known)}"
     if kind == "missing":
         return f"{key} is missing", f"add {path[-1]}: here"
@@ -127,6 +129,17 @@ _LIMITS = {
     "string_too_short": "allowed: at least {min_length} character",
     "string_too_long": "allowed: at most {max_length} characters",
 }
+STAGES_TO_COME = ("quantize", "distill", "pack", "rename")
+_EXAMPLES = {
+    "model": "{{name: {value}}}",
+    "data": "{{name: {value}}}",
+    "optim": "{{name: {value}}}",
+    "schedule": "{{name: {value}}}",
+    "clip": "{{norm: {value}}}",
+    "prune": "{{method: std, sensitivity: {value}}}",
+    "retrain": "{{epochs: {value}}}",
+    "share": "{{bits: {value}}}",
+}
 _BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
@@ -140,6 +153,8 @@ def _remedy(kind: str, value: Any, path: KeyPath) -> str | None:
         return f"[{value}]"
     if kind.startswith("model") and len(path) == 2 and path[0] == "after":
         return f"- {value}: {{...}}" if isinstance(value, str) and value in known_keys(path) else "- share: {bits: 5}"
+    if kind.startswith("model") and path and path[-1] in _EXAMPLES and isinstance(value, (str, int, float)):
+        return f"{path[-1]}: {_EXAMPLES[str(path[-1])].format(value=value)}"
     return None
 
 

@@ -148,8 +148,8 @@ class Share(Section):
     @model_validator(mode="after")
     def _bits_are_few(self) -> Share:
         for bits in self.bits.values() if isinstance(self.bits, dict) else [self.bits]:
-            if not float(bits).is_integer() or not 1 <= bits <= 16:
-                raise ValueError(f"bits: {bits} is no whole number from 1 to 16")
+            if not float(bits).is_integer() or not 1 <= bits <= 8:
+                raise ValueError(f"bits: {bits} is no whole number from 1 to 8")
         return self
 
 

@@ -71,6 +71,12 @@ def parse_every(value: Any) -> tuple[int, str]:
     return int(match[1]), match[2] or "step"
 
 
+def steps_of(every: str, steps_per_epoch: int) -> int:
+    """An interval in optimizer steps."""
+    count, unit = parse_every(every)
+    return count * (steps_per_epoch if unit == "epoch" else 1)
+
+
 def _every(value: Any) -> Any:
     count, unit = parse_every(value)
     return f"{count}{unit}{'s' if count > 1 else ''}"

@@ -83,7 +83,7 @@ def tick_text(value: float, ticks: list[float], fraction: bool = False) -> str:
         return f"{100 * value:.{digits}f} %"
     for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value and max(map(abs, ticks)) >= max(factor, 10_000):
-            return show.tidy(f"{value / factor:.6g}{letter}")
+            return show.tidy(f"{value / factor:.6g}") + letter
     return show.tidy(f"{value:.6g}") if abs(value) < 1000 else show.tidy(f"{value:,.6g}")
 
 

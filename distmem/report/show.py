@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import NamedTuple
 
 from distmem.report.fields import Number
@@ -58,7 +59,7 @@ def size(value: Number | None, absent: str = ABSENT) -> Figure:
 
 def duration(value: Number | None, absent: str = ABSENT) -> Figure:
     """Seconds; below one second in milliseconds."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return Figure(absent)
     return Figure(f"{tidy(f'{1000 * value:.3g}')} ms" if 0 < value < 1 else format_seconds(value), value)
 

@@ -123,5 +123,5 @@ def test_an_error_of_a_thread_reaches_the_loop(workers):
 def test_workers_by_themselves():
     assert auto_workers(COLUMNS, World()) == 0
     assert auto_workers(COLUMNS, World(device=torch.device("cuda"))) == 1
-    assert auto_workers(SPLITS["items"], World()) == 2
+    assert auto_workers(SPLITS["items"], World()) == 0  # threads would take random numbers from each other
     assert Loader(COLUMNS, 4, 0, World(), 7).workers == 7

@@ -78,23 +78,43 @@ def test_what_is_forgotten_when_a_run_goes_on(half, tmp_path):
             file.write(half)
         return MetricsLog(log.path, World()), lines
 
-    log, lines = written()
-    log.cut(log.size())
-    assert read_lines(tmp_path) == lines
-    assert log.last == lines[-1]
-
-    log, lines = written()
-    log.cut(log.path.read_bytes().index(b"\n") + 1)
-    assert read_lines(tmp_path) == lines[:1]
-    assert log.last["step"] == 1
-
-    for phase, left in (("train", 0), ("1-prune", 3), ("2-retrain", 5)):
+    for phase, step, left in (
+        ("train", 3, lines_of("train", "1-prune")),
+        ("train", 1, lines_of("train", "1-prune", without=(2, 3))),
+        ("train", 0, lines_of("1-prune")),
+        ("1-prune", 0, lines_of("train")),
+        ("2-retrain", 0, lines_of("train", "1-prune")),
+    ):
         log, lines = written()
-        log.cut_phase(phase)
-        assert read_lines(tmp_path) == lines[:left]
+        log.cut(phase, step)
+        assert [(line["phase"], line["step"]) for line in read_lines(tmp_path)] == left
+        assert (log.last["phase"], log.last["step"]) == left[-1]
         noted(log, 9, 1.0)
         log.flush()
-        assert len(read_lines(tmp_path)) == left + 1
+        assert len(read_lines(tmp_path)) == len(left) + 1
+        assert lines[0]["weight"] > 0
+
+
+def lines_of(*phases, without=()):
+    """(phase, step) of the lines that stay; steps `without` of the first phase are gone."""
+    steps = {"train": (1, 2, 3), "1-prune": (1, 2)}
+    return [(p, step) for p in phases for step in steps[p] if p != phases[0] or step not in without]
+
+
+def test_the_mean_training_loss_goes_on_too(tmp_path):
+    def noted_six(log):
+        for step in range(1, 4):
+            noted(log, step, float(step))
+        log.flush()
+
+    log = MetricsLog(tmp_path / "metrics.jsonl", World())
+    noted_six(log)
+    again = MetricsLog(log.path, World())
+    again.cut("train", 3)
+    mean = log.mean()
+    assert again.mean() == mean
+    assert mean["train_loss"] > 0
+    assert log.mean() == {}
 
 
 def test_numbers_that_json_has_not(tmp_path):

@@ -157,7 +157,7 @@ def test_user_code_that_fails_on_rank_1(played):
     said = ended.out.partition("rank 1: ValueError: the number of apples is odd\n  at ")
     place = f"{folder.parent}/hooked.py:"
     assert said[2].startswith(place), ended.said
-    assert said[2].endswith(f'raise ValueError("the number of apples is odd")\n  log: {folder.name}/logs\n')
+    assert said[2].endswith(f'raise ValueError("the number of apples is odd")\n  log: {folder.name}/logs/rank1.log\n')
     assert "Traceback" not in ended.out
     assert not (folder / "summary.json").exists()
 

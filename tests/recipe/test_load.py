@@ -91,8 +91,8 @@ def test_a_typo_in_a_key_names_the_nearest_key_and_all_others(text: str, near: s
             "one of auto, cpu, cuda, mps",
         ),
         ("1: 2", "4:1", "1: 1 is not text, as a key must be", None),
-        ("after: [{share: {bits: .inf}}]", "4:10", "after.0.share: bits: inf is no whole number from 1 to 16", None),
-        ("after: [{share: {bits: .nan}}]", "4:10", "after.0.share: bits: nan is no whole number from 1 to 16", None),
+        ("after: [{share: {bits: .inf}}]", "4:10", "after.0.share: bits: inf is no whole number from 1 to 8", None),
+        ("after: [{share: {bits: .nan}}]", "4:10", "after.0.share: bits: nan is no whole number from 1 to 8", None),
     ],
 )
 def test_a_wrong_value_is_shown_with_what_is_right(text: str, where: str, cause: str, remedy: str | None):
