@@ -153,3 +153,54 @@ class Drift(torch.optim.SGD):
         for group in self.param_groups:
             for parameter in group["params"]:
                 parameter.add_(1e-4)
+
+
+class ChannelsLast(nn.Module):
+    """Weights that are not row-major, and a scalar parameter."""
+
+    def __init__(self, classes: int = 10):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3).to(memory_format=torch.channels_last)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.head = nn.Linear(4 * 36, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.conv(x) * self.scale).flatten(1))
+
+
+class CountingSGD(torch.optim.SGD):
+    """Keeps a number of its own in its groups, as Prodigy and schedule-free optimizers do."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            group["k"] = group.get("k", 0) + 1
+            group["lr"] /= group["k"]
+        return super().step(closure)
+
+
+class NoisyItems(torch.utils.data.Dataset):
+    """Items that draw random numbers, as augmentations do."""
+
+    def __len__(self) -> int:
+        return 50
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.full((1, 8, 8), float(index)) / 50 + 0.1 * torch.randn(1, 8, 8), index % 10
+
+
+def noisy() -> dict[str, Any]:
+    return {"train": NoisyItems(), "test": NoisyItems()}
+
+
+class Unused(DropoutNet):
+    """One layer is never run."""
+
+    def __init__(self, features: int, classes: int):
+        super().__init__(features, classes)
+        self.spare = nn.Linear(3, 3)
+
+
+def numbers() -> dict[str, Any]:
+    """A regression."""
+    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    return {"train": (x, x.sum(1)), "test": (x, x.sum(1))}
