@@ -6,6 +6,7 @@ the samples of its batch, as in torch.nn.functional; or one number per sample.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -69,6 +70,23 @@ class ClassLoss(Loss):
         return self.function(_wide(output.flatten(0, -2)), target.flatten())
 
 
+class LogProbabilityLoss(ClassLoss):
+    """Negative log-likelihood; the first batch tells whether the model really ends in log_softmax."""
+
+    seen = False
+
+    def total(self, output: Tensor, target: Tensor) -> Tensor:
+        """As ClassLoss. Raises TrainingError for outputs above 0, which no logarithm of a probability is."""
+        if not self.seen and len(target):
+            self.seen = True
+            if output.detach().max() > 1e-3:
+                raise TrainingError(
+                    f"nll takes log-probabilities, and the model gives up to {output.detach().max():.3g}",
+                    remedy="loss: cross_entropy, or end the model in log_softmax",
+                )
+        return super().total(output, target)
+
+
 def _cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(scores, target, reduction="sum", ignore_index=IGNORED)
 
@@ -102,9 +120,14 @@ def bce(output: Tensor, target: Tensor) -> Tensor:
     return loss.flatten(1).mean(1) if loss.dim() > 1 else loss
 
 
-LOSSES = {"cross_entropy": ClassLoss(_cross_entropy), "nll": ClassLoss(_nll), "mse": Loss(mse), "bce": Loss(bce)}
+LOSSES = {
+    "cross_entropy": ClassLoss(_cross_entropy),
+    "nll": LogProbabilityLoss(_nll),
+    "mse": Loss(mse),
+    "bce": Loss(bce),
+}
 
 
 def build_loss(name: str) -> Loss:
     """A loss by name or import path. Raises TrainingError."""
-    return LOSSES[name] if name in LOSSES else Loss(imports.find("loss", name, {}, TrainingError))
+    return copy.copy(LOSSES[name]) if name in LOSSES else Loss(imports.find("loss", name, {}, TrainingError))

@@ -6,6 +6,8 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
+
 from distmem.errors import RecipeError
 from distmem.recipe import load_recipe
 
@@ -29,12 +31,9 @@ def test_its_example_of_faults_is_what_is_printed(tmp_path, monkeypatch):
         "name: my\nmodel: {name: lenet_300_100}\ndata:\n  name: digits\n  vla: test\n"
         "optim: {name: adam, lr: fast}\ntrain:\n  epochs: 3\n  batch_sise: 64\n"
     )
-    try:
+    with pytest.raises(RecipeError) as raised:
         load_recipe(Path("my.yaml"))
-    except RecipeError as error:
-        assert str(error) in TEXT
-    else:
-        raise AssertionError("the recipe was taken")
+    assert str(raised.value) in TEXT
 
 
 def test_its_recipe_is_one():

@@ -26,6 +26,7 @@ def device(recipe: Recipe, hardware: Hardware) -> Iterator[Fault]:
 
 
 def launch(recipe: Recipe, _: Hardware) -> Iterator[Fault]:
+    """Backend, launcher, number of processes and nodes."""
     launch = recipe.launch
     if launch.backend not in BACKENDS:
         yield not_yet(("launch", "backend"), launch.backend, tuple(BACKENDS))
@@ -54,6 +55,7 @@ def launch(recipe: Recipe, _: Hardware) -> Iterator[Fault]:
 
 
 def levers(recipe: Recipe, _: Hardware) -> Iterator[Fault]:
+    """Levers that the backend does not have (yet)."""
     memory, backend = recipe.memory, recipe.launch.backend
     able = BACKENDS.get(backend)
     if able is None:

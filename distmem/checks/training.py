@@ -22,6 +22,7 @@ def length(recipe: Recipe, _: Hardware) -> Iterator[Fault]:
 
 
 def batch(recipe: Recipe, _: Hardware) -> Iterator[Fault]:
+    """The global batch against processes and micro-batches."""
     train, world = recipe.train, world_size(recipe)
     if train.batch_size < world:
         yield Fault(
@@ -49,6 +50,7 @@ def batch(recipe: Recipe, _: Hardware) -> Iterator[Fault]:
 
 
 def precision(recipe: Recipe, _: Hardware) -> Iterator[Fault]:
+    """The precision against the device and the optimizer's eps."""
     precision, device = recipe.train.precision, recipe.launch.device
     if precision not in SUPPORTED[device]:
         yield Fault(

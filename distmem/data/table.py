@@ -38,16 +38,16 @@ class Table:
     test: float
     seed: int
 
-    def _configure(
+    def __init__(
         self,
         path: str,
         target: str,
-        features: list[str] | None,
-        drop: list[str] | None,
-        task: str,
-        test: float,
-        seed: int,
-    ) -> None:
+        features: list[str] | None = None,
+        drop: list[str] | None = None,
+        task: Literal["auto", "classification", "regression"] = "auto",
+        test: float = 0.2,
+        seed: int = 0,
+    ):
         if task not in ("auto", "classification", "regression"):
             raise DataError(f'task is "{task}"', remedy="auto, classification or regression")
         if not 0 <= test < 1:
@@ -182,18 +182,6 @@ class Csv(Table):
     """path: a CSV file with a header; target: the column to predict; features: the columns to use (null: all
     others); drop: columns to leave out; test: the fraction of rows kept for testing."""
 
-    def __init__(
-        self,
-        path: str,
-        target: str,
-        features: list[str] | None = None,
-        drop: list[str] | None = None,
-        task: Literal["auto", "classification", "regression"] = "auto",
-        test: float = 0.2,
-        seed: int = 0,
-    ):
-        self._configure(path, target, features, drop, task, test, seed)
-
     def _parse(self) -> pd.DataFrame:
         import pandas as pd
 
@@ -202,18 +190,6 @@ class Csv(Table):
 
 class Parquet(Table):
     """As Csv, for a Parquet file."""
-
-    def __init__(
-        self,
-        path: str,
-        target: str,
-        features: list[str] | None = None,
-        drop: list[str] | None = None,
-        task: Literal["auto", "classification", "regression"] = "auto",
-        test: float = 0.2,
-        seed: int = 0,
-    ):
-        self._configure(path, target, features, drop, task, test, seed)
 
     def _parse(self) -> pd.DataFrame:
         import pandas as pd

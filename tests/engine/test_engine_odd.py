@@ -86,6 +86,11 @@ def test_a_parameter_without_a_gradient_on_two_ranks(tmp_path):
     run_ranks(_unused, 2, tmp_path)
 
 
+def test_nll_of_scores_that_are_no_log_probabilities(tmp_path):
+    with pytest.raises(TrainingError, match=r"nll takes log-probabilities(.|\n)*cross_entropy"):
+        fit(World(), tmp_path, loss="nll")
+
+
 def test_cross_entropy_on_numbers_says_what_to_use(tmp_path):
     with pytest.raises(TrainingError, match=r"needs class numbers, and the targets are float32\n  try: .*mse"):
         fit(World(), tmp_path, data={"name": "small_parts:numbers"}, model={"name": "mlp", "args": {"hidden": [4]}})
