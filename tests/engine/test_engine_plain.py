@@ -102,7 +102,7 @@ def test_the_engine_does_what_a_plain_loop_does(name, steps, tmp_path):
     assert [line["step"] for line in done.steps()] == list(range(1, steps + 1))
     assert steps == 1 or done.losses[-1] < done.losses[0] - 0.2  # something was learned
     scores = net(x_test.double())
-    assert done.evaluation["val_loss"] == pytest.approx(float(F.cross_entropy(scores, y_test)), rel=1e-6)
+    assert done.evaluation["val_loss"] == pytest.approx(F.cross_entropy(scores, y_test).item(), rel=1e-6)
     assert done.evaluation["val_accuracy"] == pytest.approx(float((scores.argmax(1) == y_test).double().mean()))
 
 
