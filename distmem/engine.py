@@ -101,9 +101,8 @@ def train_window(run: Run, phase: Phase, window: Window, total_weight: float, sc
     backend, optimizer = run.backend, phase.optimizer
     if phase.prune and (masks := phase.prune(phase.step)):
         phase.masks = masks
-        masks.zero_moments_(
-            optimizer, dict(backend.model.named_parameters())
-        )  # or momentum would move weights that are pruned from now on
+        # or momentum would move weights that are pruned from now on
+        masks.zero_moments_(optimizer, dict(backend.model.named_parameters()))
     seed_all(run.world.device, run.recipe.seed, phase.index, phase.step, run.world.rank)
     lr = phase.learning_rate(phase.step, run.loader.batches)
     for group in optimizer.param_groups:
