@@ -38,12 +38,6 @@ class World:
         dist.all_reduce(total)
         return total.tolist()
 
-    def sum_tensor(self, values: torch.Tensor) -> torch.Tensor:
-        """The same for a tensor, in place; it stays where it is."""
-        if self.size > 1:
-            dist.all_reduce(values)
-        return values
-
     def broadcast(self, tensor: torch.Tensor, source: int = 0) -> torch.Tensor:
         """The tensor of rank `source`, in place."""
         if self.size > 1:

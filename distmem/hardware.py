@@ -10,12 +10,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Hardware:
-    """cores: processors this process may use; memory_bytes: what the machine, or the control group, allows."""
+    """cores: processors this process may use."""
 
     cuda_devices: int
     mps: bool
     cores: int
-    memory_bytes: int
 
     @property
     def best_device(self) -> str:
@@ -28,7 +27,6 @@ def detect() -> Hardware:
         cuda_devices=_cuda_devices() if _torch_has_cuda() else 0,
         mps=platform.system() == "Darwin" and platform.machine() == "arm64",
         cores=usable_cores(),
-        memory_bytes=_memory_bytes(),
     )
 
 
@@ -51,10 +49,3 @@ def _torch_has_cuda() -> bool:
 
     version = find_module("torch.version")
     return version is not None and "cuda: Optional[str] = None" not in version.read_text()
-
-
-def _memory_bytes() -> int:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    return min(total, int(text)) if text.isdigit() else total

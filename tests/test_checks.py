@@ -20,9 +20,9 @@ from distmem.recipe import Recipe, load_recipe, recipe_from_text
 from distmem.recipe.load import known_keys
 from distmem.shipped import shipped_recipes
 
-CPU = Hardware(cuda_devices=0, mps=False, cores=4, memory_bytes=1 << 34)
-TWO_GPUS = Hardware(cuda_devices=2, mps=False, cores=32, memory_bytes=1 << 37)
-MAC = Hardware(cuda_devices=0, mps=True, cores=8, memory_bytes=1 << 35)
+CPU = Hardware(cuda_devices=0, mps=False, cores=4)
+TWO_GPUS = Hardware(cuda_devices=2, mps=False, cores=32)
+MAC = Hardware(cuda_devices=0, mps=True, cores=8)
 MACHINES = {"cpu": CPU, "cuda": TWO_GPUS, "mps": MAC}
 BASE = "name: one\nmodel: {name: mlp}\ndata: {name: digits}\ntrain: {epochs: 1}\n"
 

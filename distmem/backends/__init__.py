@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ class Capabilities:
     shard: tuple[str, ...] = ("none",)
     offload: tuple[str, ...] = ("none",)
     stages: tuple[str, ...] = ()
-    notes: dict[str, str] = field(default_factory=dict)
 
 
 BACKENDS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +22,7 @@ MAX_CLASSES = 20  # an integer target with more values than this is a quantity
 ROWS = 65536  # read at a time for the statistics
 
 
-class Table:
+class Table(ABC):
     """Numbers and categories of a table as one float32 matrix.
 
     Numeric and boolean columns become one column each, text one per category of the training rows (at most 64; an
@@ -97,8 +98,9 @@ class Table:
         width = sum(len(self.categories.get(name, "1")) for name in self.columns or [])
         return {"features": width, "classes": len(self.labels) or 1}
 
+    @abstractmethod
     def _parse(self) -> pd.DataFrame:
-        raise NotImplementedError
+        """The whole file, as pandas reads it."""
 
     def _frame(self) -> pd.DataFrame:
         self.files()
