@@ -152,7 +152,7 @@ def killed_at_random(here: Path) -> tuple[Path, list[str], Ended]:
         left = [path.name for path in out.glob("**/.*.tmp")]
         events.append(f"killed {wait:.3f} s after its first checkpoint, leaving {left}")
     if is_finished(out):  # killed behind its last word
-        return out, events, Ended(0, "", "")
+        return out, events, Ended(0, "")
     return out, events, call(here, argv)
 
 
